@@ -1,0 +1,132 @@
+"""From YAML and key=value to a checked config: unknown keys are refused with the nearest right one."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from preftune.errors import ConfigError
+
+
+class Config(BaseModel):
+    """Base of every stage's config: frozen, unknown keys refused, each field described where it is declared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+C = TypeVar("C", bound=Config)
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """Turn `["lr=1e-5", "adapter.rank=16"]` into a nested dict; values are read as YAML."""
+    result: dict[str, Any] = {}
+    for item in overrides:
+        key, separator, text = item.partition("=")
+        if not separator or not key:
+            raise ConfigError(f'"{item}" is not key=value', "the command line", "Write for example lr=1e-5.")
+        node = result
+        *path, last = key.split(".")
+        for part in path:
+            node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f'"{part}" has a value and keys below it', f'key "{key}"', "Set the one or the other.")
+        node[last] = _scalar(yaml.safe_load(text))
+    return result
+
+
+def _scalar(value: Any) -> Any:
+    # YAML 1.1 reads 1e-5 as text (it wants 1.0e-5); people write 1e-5.
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def load_config(model: type[C], path: Path | None = None, overrides: Sequence[str] = (), *, stage: str = "STAGE") -> C:
+    """Return the checked config of a stage from a YAML file and key=value overrides (which win).
+
+    Raises ConfigError, naming the file, the key, and the nearest right key where one is unknown.
+    """
+    where = str(path) if path else "the command line"
+    values: dict[str, Any] = {}
+    if path:
+        try:
+            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError("there is no such file", where, f"preftune config {stage} prints one to start from.") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"this is not YAML ({' '.join(str(error).split())})", where, "Mend the line named.") from error
+        if loaded is not None and not isinstance(loaded, dict):
+            raise ConfigError("the file must hold key: value lines", where, f"preftune config {stage} prints an example.")
+        values = {k: (_scalar(v) if isinstance(v, str) else v) for k, v in (loaded or {}).items()}
+    values = _merge(values, parse_overrides(overrides))
+    return check_config(model, values, where=where, stage=stage)
+
+
+def check_config(model: type[C], values: dict[str, Any], *, where: str, stage: str = "STAGE") -> C:
+    """Return the config built from these values. Raises ConfigError with a sentence a key."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(" ".join(_sentence(model, e) for e in error.errors()), where, f"All keys: preftune config {stage}") from error
+
+
+def _sentence(model: type[BaseModel], error: Any) -> str:
+    path = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(error["loc"][-1]), _keys(model), n=1, cutoff=0.5) or _synonym(str(error["loc"][-1]), model)
+        hint = f' Did you mean "{near[0]}"?' if near else ""
+        return f'key "{path}" is unknown.{hint}'
+    if error["type"] == "missing":
+        return f'key "{path}" is needed and missing.'
+    message = error["msg"].removeprefix("Value error, ")
+    return f'key "{path}" is {json.dumps(error["input"], default=str)}: {message}.' if path else f"{message}."
+
+
+def _keys(model: type[BaseModel]) -> list[str]:
+    keys = list(model.model_fields)
+    for field in model.model_fields.values():
+        for inner in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                keys += list(inner.model_fields)
+    return keys
+
+
+# What users of the peers type, and what we call it.
+SYNONYMS = {"learning_rate": "lr", "num_train_epochs": "epochs", "num_epochs": "epochs", "batch": "batch_size", "lora": "adapter",
+            "lora_r": "adapter", "model_name_or_path": "model", "max_grad_norm_clip": "max_grad_norm", "dataset": "data"}  # fmt: skip
+
+
+def _synonym(key: str, model: type[BaseModel]) -> list[str]:
+    name = SYNONYMS.get(key)
+    return [name] if name in _keys(model) and name else []
+
+
+def describe(model: type[Config]) -> str:
+    """Return the stage's config as commented YAML: every key with its default and meaning."""
+    lines = []
+    for name, field in model.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        needed = field.is_required()
+        lines.append(f"# {field.description or ''}{' (needed)' if needed else ''}".rstrip())
+        if isinstance(default, BaseModel):
+            lines += [f"{name}:", *(f"  {k}: {json.dumps(v, default=str)}" for k, v in default.model_dump().items())]
+        else:
+            lines.append(f"{name}: {'' if needed else json.dumps(default, default=str)}".rstrip())
+    return "\n".join(lines) + "\n"

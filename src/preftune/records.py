@@ -1,0 +1,173 @@
+"""The records that the whole loop speaks in (pydantic models; no torch).
+
+A Judgement is one rater's word and is never changed: an undo is a new row that supersedes. Pairs are derived from judgements
+by `pairs_of`, never stored as truth.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Role = Literal["system", "user", "assistant"]
+
+
+class Record(BaseModel):
+    """A frozen record that refuses unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def content_id(*parts: Any) -> str:
+    """Return 16 hex digits that depend on the content alone, so that importing twice adds nothing."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Message(Record):
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+class Prompt(Record):
+    """What is asked: messages that end with the user's turn."""
+
+    messages: tuple[Message, ...] = Field(min_length=1)
+    kind: str = ""
+    check: str = ""  # Python asserts that an answer's code must pass; empty where there is none
+
+    @model_validator(mode="after")
+    def _ends_with_user(self) -> Prompt:
+        if self.messages[-1].role != "user":
+            raise ValueError("the last message of a prompt must be the user's")
+        return self
+
+    @property
+    def id(self) -> str:
+        """The content's hash: the same messages have the same id whatever file they came from."""
+        return content_id("prompt", [(m.role, m.content) for m in self.messages])
+
+    @property
+    def text(self) -> str:
+        """The last user turn, for lists and reports."""
+        return self.messages[-1].content
+
+
+class Candidate(Record):
+    """An answer to a prompt, and where it came from (a model with its sampling settings, or a person)."""
+
+    prompt_id: str
+    text: str
+    source: str = "unknown"
+    sampling: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """The content's hash."""
+        return content_id("candidate", self.prompt_id, self.text)
+
+
+class Judgement(Record):
+    """One rater's word on 2 to 9 candidates of one prompt.
+
+    ranking is a weak order, best first, ties together; a candidate that is not in it was not judged.
+    strength (0 to 3) says how clear the preference between a pair was. acceptable lists the candidates that are good
+    enough: None = not asked, empty = all are bad.
+    """
+
+    prompt_id: str
+    ranking: tuple[tuple[str, ...], ...] = Field(min_length=1)
+    strength: int | None = Field(default=None, ge=0, le=3)
+    acceptable: tuple[str, ...] | None = None
+    rewrite: str | None = None
+    rationale: str | None = None
+    aspects: dict[str, str] = Field(default_factory=dict)
+    rater: str = "unknown"
+    active_seconds: float | None = Field(default=None, ge=0)
+    presentation: tuple[str, ...] = ()
+    picked_by: str = "import"
+    picked_probability: float | None = Field(default=None, gt=0, le=1)
+    supersedes: str | None = None
+    created: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+    @field_validator("ranking")
+    @classmethod
+    def _each_candidate_once(cls, ranking: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
+        flat = [c for tier in ranking for c in tier]
+        if len(flat) < 2 or len(flat) > 9:
+            raise ValueError(f"a ranking has 2 to 9 candidates, this one has {len(flat)}")
+        for candidate in flat:
+            if flat.count(candidate) > 1:
+                raise ValueError(f'candidate "{candidate}" is ranked twice. Give each candidate one place')
+        return ranking
+
+    @property
+    def id(self) -> str:
+        """The hash of what was said, by whom and of what; the clock is left out unless the rater used our own app."""
+        return content_id("judgement", self.prompt_id, self.ranking, self.strength, self.rater, self.rationale, self.supersedes)
+
+
+class Demonstration(Record):
+    """A prompt and the answer that someone wishes for."""
+
+    prompt_id: str
+    text: str
+    author: str = "unknown"
+
+    @property
+    def id(self) -> str:
+        """The content's hash."""
+        return content_id("demonstration", self.prompt_id, self.text)
+
+
+class Pair(Record):
+    """Two answers to one prompt of which one is preferred; derived from judgements."""
+
+    messages: tuple[Message, ...]
+    chosen: str
+    rejected: str
+    weight: float = 1.0
+    group: str = ""
+    kind: str = ""
+    check: str = ""
+
+
+def pairs_of(judgement: Judgement) -> list[tuple[str, str]]:
+    """Return (better, worse) candidate ids of every strict preference in one judgement; ties give none."""
+    tiers = judgement.ranking
+    return [(b, w) for i, tier in enumerate(tiers) for b in tier for below in tiers[i + 1 :] for w in below]
+
+
+def majority_pairs(judgements: Iterable[Judgement]) -> list[tuple[str, str, float]]:
+    """Aggregate judgements of one prompt over raters into (chosen, rejected, weight).
+
+    For each two candidates the votes of all standing judgements are counted (a superseded one does not stand; a tie is
+    half a vote each way); the majority gives the direction, and weight = |share for − share against| (1 when all agree,
+    so that a contested pair counts less); an even split gives no pair.
+    """
+    rows = list(judgements)
+    gone = {j.supersedes for j in rows if j.supersedes}
+    votes: dict[tuple[str, str], float] = {}
+    for judgement in rows:
+        if judgement.id in gone:
+            continue
+        for better, worse in pairs_of(judgement):
+            votes[better, worse] = votes.get((better, worse), 0.0) + 1.0
+        for tier in judgement.ranking:
+            for i, a in enumerate(tier):
+                for b in tier[i + 1 :]:
+                    votes[a, b] = votes.get((a, b), 0.0) + 0.5
+                    votes[b, a] = votes.get((b, a), 0.0) + 0.5
+    result = []
+    for (a, b), for_a in sorted(votes.items()):
+        for_b = votes.get((b, a), 0.0)
+        if for_a > for_b:
+            result.append((a, b, (for_a - for_b) / (for_a + for_b)))
+    return result
