@@ -11,37 +11,28 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from preftune.config import load_config as load_config
-    from preftune.data.checks import check_pairs as check_pairs
-    from preftune.data.importing import import_preferences as import_preferences
-    from preftune.data.snapshot import snapshot as snapshot
-    from preftune.data.store import Store as Store
+    from preftune.config import load_config
+    from preftune.data.checks import check_pairs
+    from preftune.data.importing import import_preferences
+    from preftune.data.snapshot import snapshot
+    from preftune.data.store import Store
     from preftune.demo import demo as run_demo
-    from preftune.errors import ConfigError as ConfigError
-    from preftune.errors import DataError as DataError
-    from preftune.errors import ModelError as ModelError
-    from preftune.errors import PreftuneError as PreftuneError
-    from preftune.errors import Refused as Refused
-    from preftune.errors import ShapeError as ShapeError
+    from preftune.errors import ConfigError, DataError, ModelError, PreftuneError, Refused, ShapeError
     from preftune.evaluate.run import evaluate as evaluate_model
-    from preftune.manifest import read_manifest as read_manifest
-    from preftune.progress import Progress as Progress
-    from preftune.progress import Silent as Silent
-    from preftune.records import Candidate as Candidate
-    from preftune.records import Demonstration as Demonstration
-    from preftune.records import Judgement as Judgement
-    from preftune.records import Message as Message
-    from preftune.records import Pair as Pair
-    from preftune.records import Prompt as Prompt
+    from preftune.manifest import read_manifest
+    from preftune.progress import Progress, Silent
+    from preftune.records import Candidate, Demonstration, Judgement, Message, Pair, Prompt
     from preftune.release.export import release as release_run
+    from preftune.stages.ppo import PPOConfig
     from preftune.stages.ppo import run as train_ppo
+    from preftune.stages.preference import DPOConfig
     from preftune.stages.preference import run as train_dpo
+    from preftune.stages.reward import RewardConfig
     from preftune.stages.reward import run as train_reward
+    from preftune.stages.sft import SFTConfig
     from preftune.stages.sft import run as train_sft
-    from preftune.stages.ppo import PPOConfig as PPOConfig
-    from preftune.stages.preference import DPOConfig as DPOConfig
-    from preftune.stages.reward import RewardConfig as RewardConfig
-    from preftune.stages.sft import SFTConfig as SFTConfig
+
+    __version__: str
 
 # Where each public name lives: (module, its name there).
 _PUBLIC = {
@@ -78,7 +69,40 @@ _PUBLIC = {
     "run_demo": ("demo", "demo"),
 }
 
-__all__ = [*sorted(_PUBLIC), "__version__"]
+__all__ = [
+    "Candidate",
+    "ConfigError",
+    "DPOConfig",
+    "DataError",
+    "Demonstration",
+    "Judgement",
+    "Message",
+    "ModelError",
+    "PPOConfig",
+    "Pair",
+    "PreftuneError",
+    "Progress",
+    "Prompt",
+    "Refused",
+    "RewardConfig",
+    "SFTConfig",
+    "ShapeError",
+    "Silent",
+    "Store",
+    "__version__",
+    "check_pairs",
+    "evaluate_model",
+    "import_preferences",
+    "load_config",
+    "read_manifest",
+    "release_run",
+    "run_demo",
+    "snapshot",
+    "train_dpo",
+    "train_ppo",
+    "train_reward",
+    "train_sft",
+]
 
 
 def __getattr__(name: str) -> Any:
