@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,14 +41,12 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     return result
 
 
+_EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
+
+
 def _scalar(value: Any) -> Any:
     # YAML 1.1 reads 1e-5 as text (it wants 1.0e-5); people write 1e-5.
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -90,7 +89,8 @@ def check_config(model: type[C], values: dict[str, Any], *, where: str, stage: s
 def _sentence(model: type[BaseModel], error: Any) -> str:
     path = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(error["loc"][-1]), _keys(model), n=1, cutoff=0.5) or _synonym(str(error["loc"][-1]), model)
+        key = str(error["loc"][-1])
+        near = _synonym(key, model) or difflib.get_close_matches(key, _keys(model), n=1, cutoff=0.5)
         hint = f' Did you mean "{near[0]}"?' if near else ""
         return f'key "{path}" is unknown.{hint}'
     if error["type"] == "missing":
