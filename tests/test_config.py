@@ -59,6 +59,14 @@ def test_a_config_needs_no_file():
     assert load_config(Example, None, ["model=base"]).model == "base"
 
 
+def test_a_default_of_the_project_gives_way_to_the_file_and_the_command_line(tmp_path):
+    path = write(tmp_path / "x.yaml", "model: from-file\n")
+    project = {"model": "from-project", "policy": "not a key here", "adapter": None}
+    assert load_config(Example, None, defaults=project).model == "from-project"
+    assert load_config(Example, path, defaults=project).model == "from-file"
+    assert load_config(Example, path, ["model=typed"], defaults=project).model == "typed"
+
+
 def test_an_empty_file_gives_the_defaults(tmp_path):
     assert load_config(Example, write(tmp_path / "x.yaml", "\n"), ["model=base"]).lr == 1e-5
 

@@ -7,7 +7,7 @@ torch. (`demo`, `evaluate` and `release` are also names of modules; their functi
 
 from __future__ import annotations
 
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -107,7 +107,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return metadata.version("preftune")
+        from importlib.metadata import version
+
+        return version("preftune")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'preftune' has no attribute {name!r}")
     module, attribute = _PUBLIC[name]

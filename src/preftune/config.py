@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,9 +57,17 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def load_config(model: type[C], path: Path | None = None, overrides: Sequence[str] = (), *, stage: str = "STAGE") -> C:
+def load_config(
+    model: type[C],
+    path: Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    stage: str = "STAGE",
+    defaults: Mapping[str, Any] | None = None,
+) -> C:
     """Return the checked config of a stage from a YAML file and key=value overrides (which win).
 
+    defaults: what the project says, for keys that neither the file nor the overrides set; keys that the stage lacks are left.
     Raises ConfigError, naming the file, the key, and the nearest right key where one is unknown.
     """
     where = str(path) if path else "the command line"
@@ -74,7 +82,8 @@ def load_config(model: type[C], path: Path | None = None, overrides: Sequence[st
         if loaded is not None and not isinstance(loaded, dict):
             raise ConfigError("the file must hold key: value lines", where, f"preftune config {stage} prints an example.")
         values = {k: (_scalar(v) if isinstance(v, str) else v) for k, v in (loaded or {}).items()}
-    values = _merge(values, parse_overrides(overrides))
+    known = {key: value for key, value in (defaults or {}).items() if key in model.model_fields and value is not None}
+    values = _merge({**known, **values}, parse_overrides(overrides))
     return check_config(model, values, where=where, stage=stage)
 
 

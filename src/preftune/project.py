@@ -1,0 +1,46 @@
+"""A project folder: the store, the raters' guidelines, and the few settings that all commands share."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from pydantic import Field
+
+from preftune.config import Config, describe, load_config
+from preftune.data.store import Store
+from preftune.manifest import disk_errors
+
+PROJECT_FILE = "preftune.yaml"
+GUIDELINES_FILE = "guidelines.md"
+
+
+class Project(Config):
+    """What preftune.yaml may say; a command's own options win."""
+
+    store: str = Field("store.db", description="The store of judgements: a SQLite file, or a postgresql:// address.")
+    model: str | None = Field(None, description="The model to start from: a Hugging Face folder or a GGUF file.")
+
+
+def init_project(directory: Path) -> list[Path]:
+    """Make a project folder and return what was made; a file that is there already is left as it is."""
+    made = []
+    with disk_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        guidelines = resources.files("preftune").joinpath("templates", GUIDELINES_FILE).read_text(encoding="utf-8")
+        for name, text in ((PROJECT_FILE, describe(Project)), (GUIDELINES_FILE, guidelines)):
+            path = directory / name
+            if not path.exists():
+                path.write_text(text, encoding="utf-8")
+                made.append(path)
+    store = read_project(directory).store
+    if "://" not in store and not (directory / store).exists():
+        made.append(directory / store)
+    Store.create(store if "://" in store else directory / store).close()
+    return made
+
+
+def read_project(directory: Path = Path()) -> Project:
+    """Return the settings of the project in `directory`, or the defaults where it has no preftune.yaml."""
+    path = directory / PROJECT_FILE
+    return load_config(Project, path, stage="project") if path.exists() else Project()

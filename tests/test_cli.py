@@ -1,0 +1,202 @@
+"""The command line: help, exit codes, errors as sentences, results that programs can read."""
+
+from __future__ import annotations
+
+import errno
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from preftune import project
+from preftune.cli import main
+from preftune.errors import DataError, PreftuneError, Refused
+
+COMMANDS = ["demo", "init", "import", "check", "snapshot", "train", "evaluate", "release", "config"]
+GOOD = {"prompt": "Sort a list.", "chosen": "sorted(items)", "rejected": "items.sort()"}
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def run(capsys, *words: str) -> tuple[int, str, str]:
+    """Run a command in this process and return (exit code, stdout, stderr)."""
+    with pytest.raises(SystemExit) as leaving:
+        main(list(words))
+    code = leaving.value.code
+    assert isinstance(code, int)
+    return code, *capsys.readouterr()
+
+
+def rows(path: str, *records: dict | str) -> str:
+    Path(path).write_text("".join(f"{r if isinstance(r, str) else json.dumps(r)}\n" for r in records), encoding="utf-8")
+    return path
+
+
+def fails_with(monkeypatch, error: BaseException) -> None:
+    def fail(_: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(project, "init_project", fail)
+
+
+def test_the_help_lists_every_command_and_no_other(capsys):
+    code, out, _ = run(capsys, "--help")
+    listed = [line.split()[0] for line in out.split("Commands:")[1].splitlines() if line.strip()]
+    assert code == 0
+    assert listed == COMMANDS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_has_an_example_and_fits_a_screen(capsys, command):
+    code, out, _ = run(capsys, command, "--help")
+    assert code == 0
+    assert f"Example: preftune {command}" in " ".join(out.split())
+    assert len(out.splitlines()) <= 40
+
+
+@pytest.mark.slow
+def test_help_answers_in_under_a_third_of_a_second_and_loads_neither_torch_nor_pydantic():
+    code = "import sys\nfrom preftune.cli import main\ntry:\n main(['--help'])\nexcept SystemExit:\n print(*sys.modules)"
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert not {"torch", "pydantic", "sqlalchemy"} & set(out.splitlines()[-1].split())
+    assert min(seconds) < 0.3  # processor time, so that a busy machine does not matter
+
+
+def test_no_command_shows_the_help(capsys):
+    code, out, err = run(capsys)
+    assert code == 2
+    assert "Commands:" in out + err
+
+
+def test_an_unknown_command_is_refused_with_the_nearest_right_one(capsys):
+    code, _, err = run(capsys, "trian")
+    assert code == 2
+    assert "Did you mean 'train'?" in err
+
+
+@pytest.mark.parametrize("words", [["init"], ["init", "a", "b"], ["train", "nothing"], ["demo", "--seed", "x"], ["check", "--no-such"]])
+def test_wrong_use_leaves_with_2(capsys, words):
+    assert run(capsys, *words)[0] == 2
+
+
+def test_the_version_is_printed(capsys):
+    assert run(capsys, "--version")[:2] == (0, "0.1.0\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (PreftuneError("it broke", "here", "Mend it."), 1, "Error: here: it broke. Mend it.\n"),
+        (DataError("all is empty", "x.jsonl line 3"), 2, "Error: x.jsonl line 3: all is empty.\n"),
+        (Refused("retention was not proved"), 1, "Error: retention was not proved.\n"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/x"),
+            1,
+            "Error: /x: permission denied. Nothing that was written before is lost.\n",
+        ),
+        (
+            KeyError("oops"),
+            1,
+            "Error: This is a fault in preftune: KeyError: 'oops'. Run it again with --debug to see where, and report it.\n",
+        ),
+        (KeyboardInterrupt(), 130, "\nInterrupted. Nothing is lost: run the same command again to go on.\n"),
+    ],
+)
+def test_an_error_is_one_sentence_on_stderr_with_its_exit_code(capsys, monkeypatch, error, code, sentence):
+    fails_with(monkeypatch, error)
+    assert run(capsys, "init", "x") == (code, "", sentence)
+
+
+@pytest.mark.parametrize("words", [["--debug", "init", "x"], ["init", "x", "--debug"]])
+def test_debug_shows_the_traceback_wherever_it_stands(capsys, monkeypatch, words):
+    fails_with(monkeypatch, DataError("broken"))
+    code, _, err = run(capsys, *words)
+    assert code == 2
+    assert "Traceback (most recent call last)" in err
+    assert err.endswith("Error: broken.\n")
+
+
+def test_init_makes_a_project_and_leaves_what_is_there(capsys):
+    assert run(capsys, "init", "p")[0] == 0
+    assert sorted(path.name for path in Path("p").iterdir()) == ["guidelines.md", "preftune.yaml", "store.db"]
+    Path("p/preftune.yaml").write_text("store: other.db\n")
+    code, out, _ = run(capsys, "init", "p")
+    assert (code, out.splitlines()[0]) == (0, "made p/other.db")
+    assert Path("p/preftune.yaml").read_text() == "store: other.db\n"
+
+
+def test_a_project_file_with_an_unknown_key_is_refused(capsys):
+    Path("preftune.yaml").write_text("stor: other.db\n")
+    code, _, err = run(capsys, "check")
+    assert code == 2
+    assert 'preftune.yaml: key "stor" is unknown. Did you mean "store"?' in err
+
+
+def test_import_stores_good_rows_and_a_second_time_adds_nothing(capsys):
+    file = rows("p.jsonl", GOOD)
+    code, out, err = run(capsys, "import", file)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == "Next: preftune check"
+    told = json.loads(run(capsys, "import", file, "--json")[1])["imports"][0]
+    assert (told["rows"], told["new"], told["already_there"]) == (1, 0, 1)
+
+
+def test_import_sets_bad_rows_aside_keeps_the_good_ones_and_leaves_with_2(capsys):
+    file = rows("p.jsonl", GOOD, '{"prompt": "cut', {**GOOD, "rejected": GOOD["chosen"]}, {**GOOD, "prompt": "Other.", "chosen": ""})
+    code, out, err = run(capsys, "import", file, "--json")
+    assert code == 2
+    assert err == "3 of 4 rows were set aside; the others were read.\n"
+    told = json.loads(out)["imports"][0]
+    assert told["new"] == 1
+    assert sum(told["set_aside"].values()) == 3
+    aside = [json.loads(line) for line in Path(told["set_aside_file"]).read_text().splitlines()]
+    assert [row["line"] for row in aside] == [2, 3, 4]
+
+
+def test_a_dry_run_of_import_stores_nothing(capsys):
+    code, out, _ = run(capsys, "import", rows("p.jsonl", GOOD), "--dry-run")
+    assert (code, out.splitlines()[-1]) == (0, "Nothing was stored (--dry-run).")
+    assert not Path("store.db").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n\x00\x00", b"not json at all\n"])
+def test_a_file_that_is_no_data_is_refused_with_a_sentence(capsys, content):
+    Path("x.jsonl").write_bytes(content)
+    code, out, err = run(capsys, "import", "x.jsonl")
+    assert (code, out) == (2, "")
+    assert err.startswith("Error: x.jsonl")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["check", "snapshot"])
+def test_a_missing_store_is_refused_with_a_sentence(capsys, command):
+    code, _, err = run(capsys, command)
+    assert code == 2
+    assert "store.db" in err
+
+
+def test_check_tells_a_person_and_a_program(capsys):
+    run(capsys, "import", rows("p.jsonl", *({**GOOD, "prompt": f"Task {i}: sort list {i * 7919}."} for i in range(12))))
+    code, out, _ = run(capsys, "check")
+    assert (code, out.splitlines()[-1]) == (0, "Next: preftune snapshot")
+    assert json.loads(run(capsys, "check", "--json")[1])["pairs"] == 12
+
+
+def test_snapshot_says_where_it_is_and_what_comes_next_and_finds_itself_again(capsys):
+    run(capsys, "import", rows("p.jsonl", *({**GOOD, "prompt": f"Task {i}: sort list {i * 7919}."} for i in range(12))))
+    first = json.loads(run(capsys, "snapshot", "--held-out", "0.25", "--json")[1])
+    assert first["already_there"] is False
+    assert first["next"] == f"preftune train dpo data={first['path']}"
+    code, out, _ = run(capsys, "snapshot", "--held-out", "0.25")
+    assert (code, out) == (0, f"already there: {first['path']}. Next: {first['next']}\n")
