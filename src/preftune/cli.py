@@ -147,11 +147,11 @@ def check(store: StoreOption = None, as_json: Json = False) -> None:
 
     Example: preftune check
     """
-    from preftune.data.checks import check_pairs
+    from preftune.data.checks import check_store
     from preftune.data.store import Store
 
     with Store.open(_store_address(store)) as opened:
-        report = check_pairs(opened.pairs())
+        report = check_store(opened)
     if as_json:
         print_json(report.as_dict())
     else:
@@ -164,6 +164,9 @@ def snapshot(
     store: StoreOption = None,
     out: Annotated[Path, typer.Option(help="Where snapshots are kept.")] = Path("snapshots"),
     held_out: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of the prompt groups that is held out.")] = 0.1,
+    held_out_prompts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Hold out the prompts of this file (our own format) instead of a share.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -174,11 +177,9 @@ def snapshot(
     Example: preftune snapshot --held-out 0.2
     """
     from preftune.data.snapshot import snapshot as freeze
-    from preftune.data.store import Store
 
     started = time.time()
-    with Store.open(_store_address(store)) as opened:
-        folder = freeze(opened, out, held_out=held_out, seed=seed)
+    folder = freeze(_store_address(store), out, held_out=held_out, seed=seed, held_out_prompts=held_out_prompts)
     print_result(folder, started, f"preftune train dpo data={folder}", as_json=as_json)
 
 
@@ -205,14 +206,14 @@ def train(
     kind = stage_functions(stage)
     config = _stage_config(stage, kind, settings or [])
     if dry_run:
-        plan = kind.plan(config)
+        plan = kind.plan(config, out)
         if as_json:
             print_json({"config": config.model_dump(mode="json"), "plan": plan.as_dict()})
         else:
             print("\n".join(plan.lines()))
         return
     if resume:
-        _insist_on_unfinished(out)
+        _insist_on_unfinished(stage, kind, config, out)
     run = kind.run(config, out, progress=for_terminal())
     print_result(run, started, _after_training(stage, run), as_json=as_json)
 
@@ -241,8 +242,8 @@ def evaluate(
     started = time.time()
     folder = measure(
         model,
-        data or _setting_of(model, "data", "--data"),
-        base=base or _setting_of(model, "model", "--base"),
+        data or _input_of(model, "data", "--data"),
+        base=base or _input_of(model, "model", "--base"),
         reward_model=reward_model,
         out=out,
         size="full" if full else "small",
@@ -296,11 +297,12 @@ def config(
 
 
 class StageFunctions(NamedTuple):
-    """What a stage offers: its config model, `run(config, out, progress=)` and `plan(config)`."""
+    """What a stage offers: its config model, `run(config, out, progress=)`, `plan(config, out)`, and which keys name inputs."""
 
     config: type[Config]
     run: Callable[..., Path]
     plan: Callable[..., Any]
+    inputs: tuple[str, ...] = ("data", "model")
 
 
 def stage_functions(stage: Stage) -> StageFunctions:
@@ -321,7 +323,7 @@ def stage_functions(stage: Stage) -> StageFunctions:
         case Stage.ppo:
             from preftune.stages import ppo
 
-            return StageFunctions(ppo.PPOConfig, ppo.run, ppo.plan)
+            return StageFunctions(ppo.PPOConfig, ppo.run, ppo.plan, ("data", "model", "reward_model"))
 
 
 def _stage_config(stage: Stage, kind: StageFunctions, settings: list[str]) -> Config:
@@ -332,18 +334,23 @@ def _stage_config(stage: Stage, kind: StageFunctions, settings: list[str]) -> Co
     path = Path(settings[0]) if settings and "=" not in settings[0] else None
     overrides = settings[1:] if path else settings
     project = read_project()
-    return load_config(kind.config, path, overrides, stage=stage.value, defaults={"model": project.model, "policy": project.model})
+    return load_config(kind.config, path, overrides, stage=stage.value, defaults={"model": project.model})
 
 
-def _insist_on_unfinished(out: Path) -> None:
+def _insist_on_unfinished(stage: Stage, kind: StageFunctions, config: Any, out: Path) -> None:
     from preftune.errors import ConfigError
+    from preftune.manifest import folder_id
+    from preftune.stages.common import resolved
 
-    if not any(out.glob(".*.partial")):
-        raise ConfigError("there is no unfinished run to go on with", str(out), "Leave --resume out to start one.")
+    config, hashes = resolved(config, out, kind.inputs)
+    if not (out / f".{folder_id(stage.value, hashes, config.model_dump(mode='json'))}.partial").exists():
+        raise ConfigError("there is no unfinished run with these settings", str(out), "Leave --resume out to start one.")
 
 
 def _after_training(stage: Stage, run: Path) -> str:
-    data = _setting_of(run, "data", "--data")
+    from preftune.manifest import read_manifest
+
+    data = read_manifest(run)["config"]["data"]
     match stage:
         case Stage.sft:
             return f"preftune train dpo model={run} data={data}"
@@ -353,15 +360,16 @@ def _after_training(stage: Stage, run: Path) -> str:
             return f"preftune evaluate {run}"
 
 
-def _setting_of(run: Path, key: str, option: str) -> Path:
-    """Return a path from the config that a run was made with."""
+def _input_of(run: Path, key: str, option: str) -> Path:
+    """Return the folder or file that a run was made from."""
     from preftune.errors import ConfigError
     from preftune.manifest import MANIFEST, read_manifest
+    from preftune.models.load import find, project_of
 
     settings = read_manifest(run)["config"] if (run / MANIFEST).exists() else {}
     if key not in settings:
         raise ConfigError(f'this is no run of ours that names its "{key}"', str(run), f"Give {option}.")
-    return Path(settings[key])
+    return find(settings[key], project_of(run))
 
 
 def _evaluation_of(run: Path, reports: Path) -> Path:
