@@ -60,4 +60,4 @@ $(PEER_STAMP): Makefile
 	@touch $@
 
 bench: install $(PEER_STAMP)
-	@set -e; for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+	@set -e; for file in $(sort $(wildcard benchmarks/[a-z]*.py)); do echo "== $$file"; $(BIN)/python "$$file"; done

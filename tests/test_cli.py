@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from preftune import project
-from preftune.cli import main
+from preftune.cli import Stage, main, stage_functions
 from preftune.errors import DataError, PreftuneError, Refused
 
 COMMANDS = ["demo", "init", "import", "check", "snapshot", "train", "evaluate", "release", "config"]
@@ -200,3 +200,94 @@ def test_snapshot_says_where_it_is_and_what_comes_next_and_finds_itself_again(ca
     assert first["next"] == f"preftune train dpo data={first['path']}"
     code, out, _ = run(capsys, "snapshot", "--held-out", "0.25")
     assert (code, out) == (0, f"already there: {first['path']}. Next: {first['next']}\n")
+
+
+def project_with_a_snapshot(capsys) -> str:
+    """Make a project here with 12 pairs, and return its snapshot."""
+    pairs = ({**GOOD, "prompt": f"Task {i}: sort list {i * 7919}."} for i in range(12))
+    run(capsys, "init", ".")
+    run(capsys, "import", rows("p.jsonl", *pairs))
+    return json.loads(run(capsys, "snapshot", "--held-out", "0.25", "--json")[1])["path"]
+
+
+def test_config_prints_yaml_to_start_from_and_a_schema_for_editors(capsys):
+    code, out, _ = run(capsys, "config", "dpo")
+    assert code == 0
+    assert "\nbeta: 0.1\n" in out
+    schema = json.loads(run(capsys, "config", "dpo", "--json-schema")[1])
+    assert schema["additionalProperties"] is False
+    assert schema["properties"]["beta"]["exclusiveMinimum"] == 0
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo"])
+def test_a_stage_has_at_most_25_keys_and_each_is_described(stage):
+    keys = stage_functions(Stage(stage)).config.model_fields
+    assert len(keys) <= 25
+    assert all(field.description for field in keys.values())
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["dpo", "data=d", "model=m", "learning_rate=1"], 'the command line: key "learning_rate" is unknown. Did you mean "lr"?'),
+        (["dpo", "none.yaml"], "none.yaml: there is no such file."),
+        (["dpo", "data=d", "model=m", "beta=0"], 'key "beta" is 0: Input should be greater than 0.'),
+        (["dpo", "data=no-such", "model=m"], 'key "data": there is no "no-such".'),
+        (["dpo", "data=d"], 'key "model" is needed and missing.'),
+    ],
+)
+def test_wrong_settings_are_refused_with_a_sentence(capsys, words, sentence):
+    code, out, err = run(capsys, "train", *words)
+    assert (code, out) == (2, "")
+    assert sentence in err
+
+
+@pytest.mark.slow
+def test_a_stage_is_planned_trained_found_again_and_not_resumed(capsys, tiny_model_folder):
+    data = project_with_a_snapshot(capsys)
+    Path("preftune.yaml").write_text(f"model: {tiny_model_folder}\n")
+    Path("sft.yaml").write_text(f"data: {data}\nbatch_size: 4\n")
+    words = ["train", "sft", "sft.yaml", "lr=1e-3"]
+
+    code, out, _ = run(capsys, *words, "--dry-run", "--json")
+    told = json.loads(out)
+    assert code == 0
+    assert (told["config"]["lr"], told["config"]["batch_size"], told["config"]["model"]) == (1e-3, 4, str(tiny_model_folder))
+    assert told["plan"]["steps"] >= 1
+    assert not list(Path("runs").glob("*"))
+
+    code, _, err = run(capsys, *words, "--resume")
+    assert code == 2
+    assert "there is no unfinished run with these settings. Leave --resume out to start one." in err
+
+    code, out, err = run(capsys, *words)
+    trained = out.split()[0]
+    assert code == 0
+    assert (Path(trained) / "manifest.json").exists()
+    assert out.endswith(f"Next: preftune train dpo model={trained} data={data}\n")
+    assert "SFT: done" in err
+
+    code, out, _ = run(capsys, *words)
+    assert (code, out.split(". Next")[0]) == (0, f"already there: {trained}")
+
+
+@pytest.mark.slow
+def test_an_unfinished_run_is_resumed(capsys, tiny_model_folder, monkeypatch):
+    from preftune.training import loop
+
+    data = project_with_a_snapshot(capsys)
+    words = ["train", "sft", f"data={data}", f"model={tiny_model_folder}", "batch_size=2"]
+    logged = loop.Loop.log
+
+    def interrupted(self, step, metrics):
+        logged(self, step, metrics)
+        if step == 1:
+            self.save(step + 1)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.Loop, "log", interrupted)
+    assert run(capsys, *words)[0] == 130
+    monkeypatch.setattr(loop.Loop, "log", logged)
+    code, _, err = run(capsys, *words, "--resume")
+    assert code == 0
+    assert "2 done before" in err
