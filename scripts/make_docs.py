@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -44,11 +45,13 @@ def config() -> str:
     from preftune.cli import Stage, stage_functions
 
     parts = ["# Config keys\n", NOTE, "Set them in a YAML file or as `key=value`; `preftune config STAGE` prints a file to start from.\n"]
+    groups: dict[str, type[BaseModel]] = {}
     for stage in Stage:
         model = stage_functions(stage).config
         parts += [f"## {stage.value}\n", *_table(model)]
-        for group in _groups(model):
-            parts += [f"### {stage.value}: {group.__name__}\n", *_table(group)]
+        groups |= _groups(model)
+    for name, group in groups.items():
+        parts += [f"## The keys of `{name}`\n", f"Write `{name}: {{…}}`, or `{name}.key=value` on the command line.\n", *_table(group)]
     return "\n".join(parts)
 
 
@@ -85,7 +88,7 @@ def _table(model: type[BaseModel], *, meaning: bool = True) -> list[str]:
 def _type(field: FieldInfo) -> str:
     annotation = field.annotation
     text = annotation.__name__ if isinstance(annotation, type) and not getattr(annotation, "__args__", ()) else str(annotation)
-    return text.replace("typing.", "").replace("preftune.records.", "").replace("NoneType", "None").replace("datetime.", "")
+    return re.sub(r"\b(typing|datetime|preftune\.[a-z.]+)\.", "", text).replace("NoneType", "None")
 
 
 def _default(field: FieldInfo) -> str:
@@ -103,13 +106,14 @@ def _bounds(field: FieldInfo) -> str:
     return (field.description or "") + (f" ({', '.join(found)})" if found else "")
 
 
-def _groups(model: type[BaseModel]) -> list[type[BaseModel]]:
-    found = []
-    for field in model.model_fields.values():
-        for inner in (field.annotation, *getattr(field.annotation, "__args__", ())):
-            if isinstance(inner, type) and issubclass(inner, BaseModel):
-                found.append(inner)
-    return found
+def _groups(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """Return the keys that hold keys themselves, with what these are."""
+    return {
+        name: inner
+        for name, field in model.model_fields.items()
+        for inner in (field.annotation, *getattr(field.annotation, "__args__", ()))
+        if isinstance(inner, type) and issubclass(inner, BaseModel)
+    }
 
 
 PAGES: dict[str, Callable[[], str]] = {"commands": commands, "config": config, "records": records, "metrics": metrics}

@@ -14,6 +14,7 @@ import typer
 
 from preftune.cli import Stage, app
 from preftune.data.importing import import_preferences
+from preftune.training.metrics import METRICS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = sorted(path for path in (*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")) if "node_modules" not in path.parts)
@@ -35,11 +36,14 @@ def test_a_reference_page_is_what_the_code_says_now(page):
 
 
 def test_every_metric_that_the_code_logs_is_defined_and_every_defined_one_is_logged():
-    from preftune.training.metrics import METRICS
-
-    sources = [path for path in (REPOSITORY / "src").rglob("*.py") if path.name != "metrics.py"]
-    logged = {m for path in sources for m in re.findall(r'"((?:loss|kl|reward|length|speed)/\w+)"', path.read_text(encoding="utf-8"))}
-    assert logged == METRICS.keys()
+    text = "".join(
+        path.read_text(encoding="utf-8")
+        for room in ("stages", "training")
+        for path in sorted((REPOSITORY / "src/preftune" / room).glob("*.py"))
+        if path.name != "metrics.py"
+    )
+    assert set(re.findall(r'"([a-z]+/[a-z_0-9]+)"', text)) <= METRICS.keys()
+    assert {name for name in METRICS if f'"{name}"' not in text} == set()
 
 
 def commands_in(text: str) -> list[list[str]]:
