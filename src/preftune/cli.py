@@ -269,10 +269,12 @@ def release(
 
     Example: preftune release runs/ID
     """
+    from preftune.progress import for_terminal
     from preftune.release.export import release as export
 
     started = time.time()
-    folder = export(run, evaluation or _evaluation_of(run, Path("reports")), out, force_reason=force_reason)
+    measured = evaluation or _evaluation_of(run, Path("reports"))
+    folder = export(run, measured, out, force_reason=force_reason, progress=for_terminal())
     print_result(folder, started, f"read {folder / 'README.md'}", as_json=as_json)
 
 
