@@ -87,18 +87,6 @@ def other_route_module(fact: Fact) -> bool:
     return [imports(module) for module in fact.choices] == [i == fact.answer for i in range(len(fact.choices))]
 
 
-def other_route_owner(fact: Fact) -> bool:
-    def owns(name: str) -> bool:
-        return any(code_in(fact) in vars(cls) for cls in getattr(builtins, name).__mro__)
-
-    return [owns(name) for name in fact.choices] == [i == fact.answer for i in range(len(fact.choices))]
-
-
-def other_route_method(fact: Fact) -> bool:
-    names = {name for cls in getattr(builtins, code_in(fact)).__mro__ for name in vars(cls)}
-    return [choice in names for choice in fact.choices] == [i == fact.answer for i in range(len(fact.choices))]
-
-
 def other_route_exception(fact: Fact) -> bool:
     scope: dict[str, Any] = {}
     exec("import math, json, pathlib\nfrom collections import *\nfrom datetime import date", scope)
@@ -157,8 +145,6 @@ def other_route_parameter(fact: Fact) -> bool:
 ROUTES: dict[str, Callable[[Fact], bool]] = {
     "types": other_route_type,
     "modules": other_route_module,
-    "owners": other_route_owner,
-    "methods": other_route_method,
     "exceptions": other_route_exception,
     "ancestors": other_route_ancestor,
     "words": other_route_word,

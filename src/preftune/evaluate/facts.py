@@ -2,6 +2,9 @@
 
 A tuned model that forgot Python answers fewer of them. They are asked one choice at a time (how likely is this answer after that
 question?), so a model needs no skill in reading options. They are the same on every machine with the same minor version of Python.
+
+A small model should know some and miss some: SmolLM2-135M-Instruct answers 53 % of them, where chance is 26 %. Kinds at which it was no
+better than chance (methods of a type, counting letters, dict and set operations) were left out, for nothing can be lost there.
 """
 
 from __future__ import annotations
@@ -110,7 +113,7 @@ def _pool() -> tuple[Fact, ...]:
 
 def _choices(draft: Draft, leaning: list[float]) -> tuple[str, ...]:
     """Return the right answer and up to three others, each of which the interpreter says is wrong."""
-    wrong = [w for w in draft.wrong if w != draft.right]
+    wrong = [w for w in dict.fromkeys(draft.wrong) if w != draft.right]
     while wrong:
         some, after = _balanced(draft, wrong, leaning)
         right_too = [w for w in some if decide(draft.source, w)]

@@ -91,7 +91,6 @@ MODULES = {
     "array": "array",
     "zlib": "crc32 compress adler32",
 }
-TYPES = ("list", "str", "dict", "set", "tuple", "int", "float", "bytes", "frozenset", "complex")
 # Names that other languages use, or that live elsewhere in Python; whatever this Python does know is sorted out by asking it.
 NOT_KEYWORDS = (
     "function var let const switch case then do until foreach unless elseif end begin void public private static new this null "
@@ -202,7 +201,6 @@ SIMPLE_DEFAULTS = ("None", "True", "False", "0", "1", "-1", "''", "' '", "2", "1
 def library_drafts() -> Iterator[Draft]:
     """Yield a draft of each fact about the language and its library, kind by kind."""
     yield from _modules()
-    yield from _methods()
     yield from _purposes()
     yield from _exceptions()
     yield from _ancestors()
@@ -219,20 +217,6 @@ def _modules() -> Iterator[Draft]:
             wrong = tuple(m for m in MODULES if not hasattr(importlib.import_module(m), name))
             question = f"In Python, which standard module has `{name}`?"
             yield Draft("modules", question, module, wrong, f"hasattr(importlib.import_module(choice), {name!r})")
-
-
-def _methods() -> Iterator[Draft]:
-    public = {t: [n for n in dir(getattr(builtins, t)) if not n.startswith("_")] for t in TYPES}
-    every = sorted({n for names in public.values() for n in names})
-    for owner in TYPES[:8]:
-        for name in public[owner]:
-            if wrong := tuple(t for t in TYPES if name not in public[t]):
-                yield Draft(
-                    "owners", f"In Python, which type has a method `{name}`?", owner, wrong, f"hasattr(getattr(builtins, choice), {name!r})"
-                )
-            others = tuple(n for n in every if n not in public[owner])
-            question = f"In Python, what is the name of a method of `{owner}`?"
-            yield Draft("methods", question, name, others, f"choice in dir({owner})")
 
 
 def _purposes() -> Iterator[Draft]:

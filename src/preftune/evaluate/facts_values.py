@@ -47,8 +47,6 @@ POSITIONS = (
     '"{w}"[::2]',
 )
 LIST_POSITIONS = ("{x}[0]", "{x}[-1]", "{x}[1]", "{x}[:2]", "{x}[1:]", "{x}[::-1]", "{x}[:1]", "{x}[-2:]")
-COUNTS = ('len("{w}")', '"{w}".count("a")', '"{w}".find("e")', '"{w}".index("a")', 'len("{w}" * 2)', 'len(set("{w}"))', 'max("{w}")',
-    'min("{w}")', 'sorted("{w}")[0]', '"{w}".rfind("n")')  # fmt: skip
 COLLECT = (
     "len({x})",
     "sum({x})",
@@ -217,42 +215,6 @@ LOGIC = (
     *(f"{a} {o} {b}" for a, b in product(("0", "1", '""', '"a"', "None", "[]"), ("2", '"b"', "[3]")) for o in ("and", "or")),
     *(f'"{a}" if {n} > 3 else "{b}"' for (a, b), n in product((("yes", "no"), ("big", "small"), ("on", "off")), (2, 5))),
 )
-DICTS = (
-    *(
-        '{"a": 1, "b": 2}["b"]',
-        'len({"a": 1, "b": 2})',
-        'list({"a": 1, "b": 2})',
-        '{"a": 1}.get("b")',
-        '{"a": 1}.get("b", 0)',
-        '{"a": 1}.get("a", 5)',
-    ),
-    *(
-        'list({"x": 3, "y": 4}.values())',
-        'list({"x": 3}.items())',
-        'sorted({"b": 1, "a": 2})',
-        'max({"a": 5, "b": 9}.values())',
-        'dict(a=1)["a"]',
-    ),
-    *(
-        '{"a": 1} | {"b": 2}',
-        '{**{"a": 1}, "a": 2}["a"]',
-        'sum({"a": 5, "b": 9}.values())',
-        'max({"a": 5, "b": 9})',
-        'list(dict(zip("ab", [1, 2])))',
-    ),
-    *(f"len({{{', '.join(str(n) for n in ns)}}})" for ns in ((1, 1), (1, 2, 2), (3, 3, 3), (1, 2, 3), (4, 5, 4, 5), (7, 8, 8, 9))),
-    *(f"sorted({{{a}, {b}}} {o} {{{b}, {c}}})" for a, b, c in ((1, 2, 3), (4, 6, 9), (5, 0, 7)) for o in ("&", "|", "-", "^")),
-    *(f'Counter("{w}")["{w[i]}"]' for w, i in product(("hello", "banana", "apple", "data"), (1, 2))),
-    *(f'Counter("{w}").most_common(1)[0]' for w in ("banana", "apple", "data", "eel")),
-    *(f"dict.fromkeys({x}, 0)" for x in ("[1, 2]", '"ab"', "[5]")),
-    *(f'{{"{a}": {n}, "{b}": {n + 2}}}["{b}"]' for a, b, n in (("one", "two", 1), ("x", "y", 6), ("red", "blue", 3), ("k", "v", 8))),
-    *(
-        f'{{"{a}": {n}}}.get("{b}", {m})'
-        for a, b, n, m in (("x", "y", 1, 4), ("x", "x", 1, 4), ("k", "v", 7, 9), ("k", "k", 7, 9), ("id", "no", 3, -1))
-    ),
-    *(f'len({{"{a}": 1, "{b}": 2, "{a}": 3}})' for a, b in (("x", "y"), ("one", "two"))),
-    *(f'"{a}" in {{"{b}": 1}}' for a, b in (("x", "x"), ("x", "y"))),
-)
 CALLS = (
     *(f'Path("{p}").{a}' for p, a in product(("a/b.txt", "docs/index.html", "src/main.py", "data/x.tar.gz"), ("name", "suffix", "stem"))),
     *(f'str(Path("{a}") / "{b}")' for a, b in (("a", "b"), ("src", "main.py"), ("docs", "x.md"), ("/tmp", "f"))),
@@ -327,7 +289,6 @@ def value_drafts() -> Iterator[Draft]:
     yield from of_value("text methods", _defined(t.format(w=w) for w, t in product(WORDS, TEXT)))
     yield from of_value("positions", (t.format(w=w, x=w) for w, t in product(WORDS, POSITIONS)))
     yield from of_value("positions", (t.format(x=x) for x, t in product(LISTS, LIST_POSITIONS)))
-    yield from of_value("counting", _defined(t.format(w=w) for w, t in product(WORDS, COUNTS)))
     yield from of_value("lists", (e for e in lists if " for " not in e and "(map" not in e and "(filter" not in e))
     yield from of_value("comprehensions", (e for e in lists if " for " in e or "(map" in e or "(filter" in e))
     yield from of_value("ranges", (t.format(a=a) for a, t in product((3, 4, 5, 6, 2, 7, 8, 10), RANGES)))
@@ -337,7 +298,6 @@ def value_drafts() -> Iterator[Draft]:
     yield from of_value("formats", FORMATS)
     yield from of_value("truth", TRUTHS)
     yield from of_value("logic", LOGIC)
-    yield from of_value("dicts and sets", DICTS)
     yield from of_value("library calls", CALLS)
     yield from _types()
     yield from _statements()

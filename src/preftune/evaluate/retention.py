@@ -36,7 +36,7 @@ Verdict = Literal["kept", "lost", "not proved"]
 BLOCK = 64  # items a call to the model, so that progress is seen
 # A choice is worth log p(choice | question) − share × log p(choice | a question that says nothing): else short and common answers win
 # whatever is asked, and a tuned model that came to like or avoid them would seem to have learned or forgotten facts.
-# SmolLM2-135M-Instruct answers 39 % of 312 facts rightly with share 0, 47 % with 0.5, 40 % with 1; chance is 26 %.
+# SmolLM2-135M-Instruct answered 39 % of 312 facts rightly with share 0, 47 % with 0.5 and 40 % with 1, where chance is 26 %.
 PRIOR_QUESTION = "Say something about Python."
 PRIOR_SHARE = 0.5
 PRIOR_GROUP = 16  # choices that share one such prompt
