@@ -6,7 +6,9 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -140,6 +142,16 @@ def test_what_the_house_rules_forbid_does_not_occur(pattern, rule):
     assert not found, rule
 
 
+def test_every_library_that_is_imported_is_a_declared_dependency(repository):
+    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    declared = {re.split(r"[>=\[ ]", line)[0].lower() for line in named}
+    homes = packages_distributions()
+    used = {name.split(".")[0] for path in modules() for name, _, _ in imports(path)} - sys.stdlib_module_names - {"preftune"}
+    missing = {name for name in used if not declared & {home.lower() for home in homes.get(name, ["?"])}}
+    assert not missing
+
+
 def test_every_public_name_is_listed_once_and_has_a_home():
     import preftune
 
@@ -154,8 +166,6 @@ def test_every_public_name_is_listed_once_and_has_a_home():
 
 
 def test_the_version_is_that_of_the_project_file(repository):
-    import tomllib
-
     import preftune
 
     assert preftune.__version__ == tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
