@@ -1,6 +1,7 @@
 """Near-duplicate prompts, exactly: none is missed, so that none can leak from the training side to the held-out one.
 
 Two prompts are near-duplicates where the word 3-shingles of what user and assistant say have a Jaccard similarity of at least 0.8.
+A prompt that goes on from another one, past an answer, counts as its near-duplicate too: it holds what was answered there.
 System messages are left out: one that a whole team shares would make all its prompts alike. What near-duplicates link, directly
 or through others, is one group.
 """
@@ -56,6 +57,11 @@ def near_duplicate_groups(prompts: Mapping[str, Sequence[Message]]) -> dict[str,
 
     for name, messages in prompts.items():
         join(name, first_with.setdefault(shingles(messages), name))
+    spoken = {tuple(m for m in messages if m.role != "system"): name for name, messages in prompts.items()}
+    for turns, name in spoken.items():
+        for end in range(2, len(turns)):
+            if turns[end - 1].role == "user" and any(m.role == "assistant" for m in turns[:end]) and turns[:end] in spoken:
+                join(spoken[turns[:end]], name)
     distinct = {name: words for words, name in first_with.items()}
     for a, b in _candidates(distinct):
         if root(a) != root(b) and jaccard(distinct[a], distinct[b]) >= THRESHOLD:

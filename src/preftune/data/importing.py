@@ -133,6 +133,8 @@ def _take(source: Path, report: ImportReport, store: Store) -> None:
             _count(report, rows, new)
         set_aside = sum(report.set_aside.values())
         writer.record_import(report.source, sha256, report.format, rows_read=report.rows, rows_new=report.new, rows_set_aside=set_aside)
+        file.flush()
+        os.fsync(file.fileno())  # before the store keeps anything, so that a full disk stops both
 
 
 def _batches(source: Path, report: ImportReport) -> Iterator[tuple[list[Row], list[SetAside]]]:
@@ -210,8 +212,6 @@ def _set_aside_file(report: ImportReport, store: Store) -> Iterator[IO[str]]:
                     with final.open(encoding="utf-8") as old:
                         file.writelines(line for line in old if json.loads(line)["source"] != report.source)
                 yield file
-                file.flush()
-                os.fsync(file.fileno())
             if temporary.stat().st_size:
                 temporary.replace(final)
             else:

@@ -79,7 +79,7 @@ class Store:
     def _check_version(self, *, new: bool) -> None:
         found, known = revision_of(self._engine, self.where, is_new=new), revisions()
         if found is None and not new:
-            raise DataError("there is a database here, but no store in it", self.where, "Give the path of a store.")
+            raise DataError("there is a database here, but no store in it", self.where, "Make one with preftune init, or give another.")
         if found is not None and found not in known:
             raise DataError(
                 f"the store was written by a newer preftune (its schema is {found}, this one knows up to {known[-1]})",
