@@ -262,5 +262,5 @@ class Counted:
 def test_progress_is_told_to_the_last_item() -> None:
     progress = Counted()
     measure(FakeModel(), num_facts=100, functions=True, max_texts=10, progress=progress)
-    assert set(progress.stages) == {"retention: facts", "retention: texts", "retention: functions"}
+    assert set(progress.stages) == {"retention: choices", "retention: facts", "retention: texts", "retention: functions"}
     assert all(total == done > 0 for total, done in progress.stages.values())

@@ -21,7 +21,7 @@ MODULES = {
     "fabs trunc",
     "random": "randint choice shuffle sample uniform choices gauss randrange seed getrandbits",
     "os": "getcwd listdir makedirs remove rename environ getenv walk mkdir rmdir cpu_count getpid scandir stat unlink removedirs",
-    "sys": "argv exit stdin stdout stderr modules maxsize getsizeof getrecursionlimit setrecursionlimit platform version_info",
+    "sys": "argv exit stdin stdout stderr modules maxsize getsizeof getrecursionlimit setrecursionlimit platform byteorder",
     "json": "dumps loads JSONDecodeError JSONEncoder",
     "re": "match search findall sub fullmatch finditer escape IGNORECASE",
     "time": "sleep perf_counter monotonic strftime strptime localtime gmtime process_time",

@@ -163,10 +163,14 @@ def measure(
     """
     progress = progress or Silent()
     asked = facts(num_facts, seed)
+    choices = list(dict.fromkeys(choice for fact in asked for choice in fact.choices))
+    prior = dict(
+        zip(choices, _in_blocks(lambda block: _score_priors(model, block), choices, "choices", progress, size=4 * BLOCK), strict=True)
+    )
     passages = texts(max_texts)
     tasks = function_tasks() if functions else []
     return RetentionMeasure(
-        facts=tuple(_in_blocks(lambda block: _score_facts(model, block), asked, "facts", progress)),
+        facts=tuple(_in_blocks(lambda block: _score_facts(model, prior, block), asked, "facts", progress)),
         texts=tuple(_in_blocks(lambda block: _score_texts(model, block), passages, "texts", progress, size=BLOCK // 4)),
         functions=tuple(_in_blocks(lambda block: _try_functions(model, block, seed), tasks, "functions", progress, size=BLOCK // 4)),
         seed=seed,
@@ -187,19 +191,17 @@ def _in_blocks(
     return scores
 
 
-def _score_facts(model: LanguageModel, block: Sequence[Fact]) -> list[FactScore]:
-    texts = list(dict.fromkeys(choice for fact in block for choice in fact.choices))
-    groups = [texts[i : i + PRIOR_GROUP] for i in range(0, len(texts), PRIOR_GROUP)]
-    questions = [*(fact.question for fact in block), *[PRIOR_QUESTION] * len(groups)]
-    prompts = [(Message(role="user", content=question),) for question in questions]
-    answered = model.score_completions(prompts, [*(fact.choices for fact in block), *groups])
-    prior = {
-        text: logprob
-        for group, scores in zip(groups, answered[len(block) :], strict=True)
-        for text, (logprob, _) in zip(group, scores, strict=True)
-    }
+def _score_priors(model: LanguageModel, block: Sequence[str]) -> list[float]:
+    groups = [block[i : i + PRIOR_GROUP] for i in range(0, len(block), PRIOR_GROUP)]
+    answered = model.score_completions([(Message(role="user", content=PRIOR_QUESTION),)] * len(groups), groups)
+    return [logprob for scores in answered for logprob, _ in scores]
+
+
+def _score_facts(model: LanguageModel, prior: dict[str, float], block: Sequence[Fact]) -> list[FactScore]:
+    prompts = [(Message(role="user", content=fact.question),) for fact in block]
+    answered = model.score_completions(prompts, [fact.choices for fact in block])
     scores = []
-    for fact, choices in zip(block, answered[: len(block)], strict=True):
+    for fact, choices in zip(block, answered, strict=True):
         worth = [logprob - PRIOR_SHARE * prior[text] for text, (logprob, _) in zip(fact.choices, choices, strict=True)]
         right = worth.pop(fact.answer)
         margin = right - max(worth)
