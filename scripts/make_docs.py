@@ -42,7 +42,7 @@ def _help(command: Any, context: Any) -> str:
 
 def config() -> str:
     """Return the page of every stage's config keys."""
-    from preftune.cli import Stage, stage_functions
+    from preftune._cli_inputs import Stage, stage_functions
 
     parts = ["# Config keys\n", NOTE, "Set them in a YAML file or as `key=value`; `preftune config STAGE` prints a file to start from.\n"]
     groups: dict[str, type[BaseModel]] = {}

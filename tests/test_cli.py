@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from preftune import project
-from preftune.cli import Stage, main, stage_functions
+from preftune._cli_inputs import Stage, stage_functions
+from preftune.cli import main
 from preftune.errors import DataError, PreftuneError, Refused
 
-COMMANDS = ["demo", "init", "import", "check", "snapshot", "train", "evaluate", "release", "config"]
+COMMANDS = ["demo", "init", "import", "check", "snapshot", "train", "evaluate", "report", "release", "config"]
 GOOD = {"prompt": "Sort a list.", "chosen": "sorted(items)", "rejected": "items.sort()"}
 
 

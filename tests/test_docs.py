@@ -12,7 +12,8 @@ from types import ModuleType
 import pytest
 import typer
 
-from preftune.cli import Stage, app
+from preftune._cli_inputs import Stage
+from preftune.cli import app
 from preftune.data.importing import import_preferences
 from preftune.training.metrics import METRICS
 

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import sys
 import time
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Annotated
 
 import typer
 
+from preftune._cli_inputs import (
+    Stage,
+    after_training,
+    evaluation_of,
+    input_of,
+    insist_on_unfinished,
+    stage_config,
+    stage_functions,
+    store_address,
+)
 from preftune._cli_output import print_json, print_result, run_app
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from preftune.config import Config
 
 app = typer.Typer(
     add_completion=False,
@@ -27,15 +31,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-
-
-class Stage(StrEnum):
-    """The stages that `train` and `config` know."""
-
-    sft = "sft"
-    reward = "reward"
-    dpo = "dpo"
-    ppo = "ppo"
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
@@ -125,7 +120,7 @@ def import_(
     """
     from preftune.data.importing import import_preferences
 
-    reports = [import_preferences(source, _store_address(store), format=format_, dry_run=dry_run) for source in sources]
+    reports = [import_preferences(source, store_address(store), format=format_, dry_run=dry_run) for source in sources]
     if as_json:
         print_json({"imports": [report.as_dict() for report in reports]})
     else:
@@ -150,7 +145,7 @@ def check(store: StoreOption = None, as_json: Json = False) -> None:
     from preftune.data.checks import check_store
     from preftune.data.store import Store
 
-    with Store.open(_store_address(store)) as opened:
+    with Store.open(store_address(store)) as opened:
         report = check_store(opened)
     if as_json:
         print_json(report.as_dict())
@@ -179,7 +174,7 @@ def snapshot(
     from preftune.data.snapshot import snapshot as freeze
 
     started = time.time()
-    folder = freeze(_store_address(store), out, held_out=held_out, seed=seed, held_out_prompts=held_out_prompts)
+    folder = freeze(store_address(store), out, held_out=held_out, seed=seed, held_out_prompts=held_out_prompts)
     print_result(folder, started, f"preftune train dpo data={folder}", as_json=as_json)
 
 
@@ -204,7 +199,7 @@ def train(
 
     started = time.time()
     kind = stage_functions(stage)
-    config = _stage_config(stage, kind, settings or [])
+    config = stage_config(stage, kind, settings or [])
     if dry_run:
         plan = kind.plan(config, out)
         if as_json:
@@ -213,9 +208,9 @@ def train(
             print("\n".join(plan.lines()))
         return
     if resume:
-        _insist_on_unfinished(stage, kind, config, out)
+        insist_on_unfinished(stage, kind, config, out)
     run = kind.run(config, out, progress=for_terminal())
-    print_result(run, started, _after_training(stage, run), as_json=as_json)
+    print_result(run, started, after_training(stage, run), as_json=as_json)
 
 
 @app.command()
@@ -242,8 +237,8 @@ def evaluate(
     started = time.time()
     folder = measure(
         model,
-        data or _input_of(model, "data", "--data"),
-        base=base or _input_of(model, "model", "--base"),
+        data or input_of(model, "data", "--data"),
+        base=base or input_of(model, "model", "--base"),
         reward_model=reward_model,
         out=out,
         size="full" if full else "small",
@@ -251,6 +246,25 @@ def evaluate(
         progress=for_terminal(),
     )
     print_result(folder, started, f"preftune release {model}", as_json=as_json)
+
+
+@app.command()
+def report(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The folder that the demo has left.")] = Path(),
+    out: Annotated[Path | None, typer.Option(help="The file to write; by default report.html in DIR.")] = None,
+) -> None:
+    """Write the report of a demo folder anew.
+
+    One HTML file without network or script: what happened, the curves, answers before and after, what was kept, and where
+    each number comes from.
+
+    Example: preftune report demo
+    """
+    from preftune.evaluate.report import story_of, write_report
+
+    started = time.time()
+    path = write_report(story_of(directory), out or directory / "report.html")
+    print_result(path, started, f"open {path} in a browser", as_json=False)
 
 
 @app.command()
@@ -273,7 +287,7 @@ def release(
     from preftune.release.export import release as export
 
     started = time.time()
-    measured = evaluation or _evaluation_of(run, Path("reports"))
+    measured = evaluation or evaluation_of(run, Path("reports"))
     folder = export(run, measured, out, force_reason=force_reason, progress=for_terminal())
     print_result(folder, started, f"read {folder / 'README.md'}", as_json=as_json)
 
@@ -296,97 +310,3 @@ def config(
         print_json(model.model_json_schema())
     else:
         print(describe(model), end="")
-
-
-class StageFunctions(NamedTuple):
-    """What a stage offers: its config model, `run(config, out, progress=)`, `plan(config, out)`, and which keys name inputs."""
-
-    config: type[Config]
-    run: Callable[..., Path]
-    plan: Callable[..., Any]
-    inputs: tuple[str, ...] = ("data", "model")
-
-
-def stage_functions(stage: Stage) -> StageFunctions:
-    """Return a stage's config model and functions; this loads torch."""
-    match stage:
-        case Stage.sft:
-            from preftune.stages import sft
-
-            return StageFunctions(sft.SFTConfig, sft.run, sft.plan)
-        case Stage.reward:
-            from preftune.stages import reward
-
-            return StageFunctions(reward.RewardConfig, reward.run, reward.plan)
-        case Stage.dpo:
-            from preftune.stages import preference
-
-            return StageFunctions(preference.DPOConfig, preference.run, preference.plan)
-        case Stage.ppo:
-            from preftune.stages import ppo
-
-            return StageFunctions(ppo.PPOConfig, ppo.run, ppo.plan, ("data", "model", "reward_model"))
-
-
-def _stage_config(stage: Stage, kind: StageFunctions, settings: list[str]) -> Config:
-    """Return the checked config; the project's model is the default where a stage needs a model and none is named."""
-    from preftune.config import load_config
-    from preftune.project import read_project
-
-    path = Path(settings[0]) if settings and "=" not in settings[0] else None
-    overrides = settings[1:] if path else settings
-    project = read_project()
-    return load_config(kind.config, path, overrides, stage=stage.value, defaults={"model": project.model})
-
-
-def _insist_on_unfinished(stage: Stage, kind: StageFunctions, config: Any, out: Path) -> None:
-    from preftune.errors import ConfigError
-    from preftune.manifest import folder_id
-    from preftune.stages.common import resolved
-
-    config, hashes = resolved(config, out, kind.inputs)
-    if not (out / f".{folder_id(stage.value, hashes, config.model_dump(mode='json'))}.partial").exists():
-        raise ConfigError("there is no unfinished run with these settings", str(out), "Leave --resume out to start one.")
-
-
-def _after_training(stage: Stage, run: Path) -> str:
-    from preftune.manifest import read_manifest
-
-    data = read_manifest(run)["config"]["data"]
-    match stage:
-        case Stage.sft:
-            return f"preftune train dpo model={run} data={data}"
-        case Stage.reward:
-            return f"preftune train ppo reward_model={run} data={data}"
-        case Stage.dpo | Stage.ppo:
-            return f"preftune evaluate {run}"
-
-
-def _input_of(run: Path, key: str, option: str) -> Path:
-    """Return the folder or file that a run was made from."""
-    from preftune.errors import ConfigError
-    from preftune.manifest import MANIFEST, read_manifest
-    from preftune.models.load import find, project_of
-
-    settings = read_manifest(run)["config"] if (run / MANIFEST).exists() else {}
-    if key not in settings:
-        raise ConfigError(f'this is no run of ours that names its "{key}"', str(run), f"Give {option}.")
-    return find(settings[key], project_of(run))
-
-
-def _evaluation_of(run: Path, reports: Path) -> Path:
-    """Return the newest evaluation of a run."""
-    from preftune.errors import ConfigError
-    from preftune.manifest import MANIFEST, read_manifest
-
-    name = read_manifest(run)["id"]
-    found = [path.parent for path in reports.glob(f"*/{MANIFEST}") if name in read_manifest(path.parent)["inputs"].values()]
-    if not found:
-        raise ConfigError(f"there is no evaluation of {run} here", str(reports), f"Run preftune evaluate {run} first.")
-    return max(found, key=lambda folder: (folder / MANIFEST).stat().st_mtime)
-
-
-def _store_address(store: str | None) -> str:
-    from preftune.project import read_project
-
-    return store or read_project().store
