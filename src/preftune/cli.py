@@ -82,7 +82,8 @@ def demo(
     from preftune.progress import for_terminal
 
     started = time.time()
-    report = run(directory, full=full, seed=seed, model=model, progress=for_terminal())
+    run(directory, full=full, seed=seed, model=model, progress=for_terminal())
+    report = directory / "report.html"
     print_result(report, started, f"open {report} in a browser", as_json=False)
 
 
