@@ -130,6 +130,12 @@ def build_config(family: str, vocab_size: int) -> Any:
 
 
 @pytest.fixture(scope="session")
+def make_tokenizer() -> Callable[[str], Any]:
+    """Return a new tokenizer of a style: chatml, llama3, gemma, mistral or none (which has no template)."""
+    return build_tokenizer
+
+
+@pytest.fixture(scope="session")
 def tiny_tokenizer() -> Any:
     """A tokenizer with ChatML: `<|im_end|>` ends a turn, `<|endoftext|>` is EOS and padding, there is no BOS."""
     return build_tokenizer("chatml")

@@ -1,0 +1,133 @@
+"""From groups (a prompt and its completions) to TokenBatches of tree rows, within a token budget."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from preftune.data.template import Renderer
+from preftune.errors import DataError
+from preftune.records import Message
+from preftune.tensors import TokenBatch
+
+
+@dataclass(frozen=True)
+class Group:
+    """One prompt's token ids and those of its completions (each with its end token); `index`: its place in the data."""
+
+    prompt: tuple[int, ...]
+    completions: tuple[tuple[int, ...], ...]
+    index: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the tree row: the prompt once, every completion."""
+        return len(self.prompt) + sum(map(len, self.completions))
+
+    @property
+    def num_completion_tokens(self) -> int:
+        """Tokens that are learned or scored."""
+        return sum(map(len, self.completions))
+
+
+@dataclass
+class Encoded:
+    """Groups that fit, and what was left out and why (counted, and shown in the manifest)."""
+
+    groups: list[Group] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    turns_dropped: int = 0
+
+    def facts(self) -> dict[str, object]:
+        """Return the counts for a manifest."""
+        return {"groups": len(self.groups), "left_out": dict(self.left_out), "turns_dropped": self.turns_dropped}
+
+
+def encode(renderer: Renderer, items: Iterable[tuple[Sequence[Message], Sequence[str]]], *, max_tokens: int) -> Encoded:
+    """Turn (messages, answers) into groups of at most max_tokens for the prompt and any one answer.
+
+    Nothing is cut: oldest whole turns leave the prompt, equally for all its answers; where the last turn and an answer
+    still do not fit, the group is left out and counted. Raises DataError where nothing is left.
+    """
+    result = Encoded()
+    for index, (messages, answers) in enumerate(items):
+        completions = tuple(tuple(renderer.completion_ids(a)) for a in answers)
+        room = max_tokens - max(map(len, completions))
+        try:
+            prompt, dropped = renderer.fit_prompt(messages, room)
+        except DataError:
+            result.left_out[f"longer than {max_tokens:,} tokens"] += 1
+            continue
+        result.turns_dropped += dropped
+        result.groups.append(Group(tuple(prompt), completions, index))
+    if not result.groups:
+        reasons = ", ".join(f"{n} {why}" for why, n in result.left_out.items()) or "there was nothing to read"
+        raise DataError(f"no example is left to learn from ({reasons})", "", "Raise max_tokens or bring shorter examples.")
+    return result
+
+
+def collate(groups: Sequence[Group], pad_id: int, *, tree: bool = True) -> TokenBatch:
+    """Return the groups as one padded batch; sequences are numbered group by group, completion by completion.
+
+    tree: True = a row a group, `[prompt | completion 1 | …]`; False = a row a completion, the prompt repeated (the plain way).
+    """
+    rows: list[tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]] = []
+    for group in groups:
+        rows += [(group.prompt, group.completions)] if tree else [(group.prompt, (c,)) for c in group.completions]
+    length = max(len(p) + sum(map(len, cs)) for p, cs in rows)
+    shape = (len(rows), length)
+    ids = torch.full(shape, pad_id, dtype=torch.long)
+    position_ids = torch.zeros(shape, dtype=torch.long)
+    segment = torch.full(shape, -1, dtype=torch.long)
+    parent = torch.arange(length).expand(shape).clone()
+    sequence = torch.full(shape, -1, dtype=torch.long)
+    number = 0
+    for row, (prompt, completions) in enumerate(rows):
+        start = len(prompt)
+        ids[row, :start] = torch.tensor(prompt)
+        position_ids[row, :start] = torch.arange(start)
+        segment[row, :start] = 0
+        parent[row, 1:start] = torch.arange(start - 1)
+        for which, completion in enumerate(completions, start=1):
+            stop = start + len(completion)
+            ids[row, start:stop] = torch.tensor(completion)
+            position_ids[row, start:stop] = torch.arange(len(prompt), len(prompt) + len(completion))
+            segment[row, start:stop] = which
+            parent[row, start:stop] = torch.arange(start - 1, stop - 1)
+            parent[row, start] = len(prompt) - 1
+            sequence[row, start:stop] = number
+            number += 1
+            start = stop
+    plain = all(len(cs) == 1 for _, cs in rows)
+    return TokenBatch(ids, position_ids, segment, sequence >= 0, parent, sequence, number, plain)
+
+
+def split_by_budget(groups: Sequence[Group], token_budget: int) -> list[list[Group]]:
+    """Return micro-batches whose padded area (rows × longest row) is at most token_budget, longest rows first.
+
+    A row that is longer than the budget by itself goes alone: nothing is dropped here.
+    """
+    parts: list[list[Group]] = []
+    for group in sorted(groups, key=lambda g: (-g.num_tokens, g.index)):
+        if parts and parts[-1][0].num_tokens * (len(parts[-1]) + 1) <= token_budget:
+            parts[-1].append(group)
+        else:
+            parts.append([group])
+    return parts
+
+
+def shuffled(count: int, *, seed: int, epoch: int) -> list[int]:
+    """Return a permutation that depends on (seed, epoch) alone, so that a resumed run sees the same order."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(count, generator=generator).tolist()
+
+
+def batch_indices(count: int, batch_size: int, step: int, *, seed: int) -> list[int]:
+    """Return the items of optimiser step `step` (from 0): batch k is a function of (seed, k). The last of an epoch may be smaller."""
+    per_epoch = -(-count // batch_size)
+    epoch, place = divmod(step, per_epoch)
+    order = shuffled(count, seed=seed, epoch=epoch)
+    return order[place * batch_size : (place + 1) * batch_size]
