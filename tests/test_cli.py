@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -12,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from preftune import project
-from preftune._cli_inputs import Stage, stage_functions
+from preftune._cli_inputs import Stage, base_under, evaluation_of, input_of, stage_functions
 from preftune.cli import main
-from preftune.errors import DataError, PreftuneError, Refused
+from preftune.errors import ConfigError, DataError, PreftuneError, Refused
+from preftune.manifest import hash_folder, write_json
 
 COMMANDS = ["demo", "init", "import", "check", "snapshot", "train", "evaluate", "report", "release", "config"]
 GOOD = {"prompt": "Sort a list.", "chosen": "sorted(items)", "rejected": "items.sort()"}
@@ -292,3 +294,34 @@ def test_an_unfinished_run_is_resumed(capsys, tiny_model_folder, monkeypatch):
     code, _, err = run(capsys, *words, "--resume")
     assert code == 0
     assert "2 done before" in err
+
+
+def test_the_base_of_a_run_is_the_model_before_any_tuning(tmp_path):
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    for name, below in (("sft", "base"), ("dpo", "runs/sft")):
+        run_folder = tmp_path / "runs" / name
+        run_folder.mkdir(parents=True)
+        inputs = {"model": hash_folder(tmp_path / below)}
+        write_json(run_folder / "manifest.json", {"id": name, "inputs": inputs, "config": {"model": below, "data": "snapshots/x"}})
+    assert base_under(tmp_path / "runs" / "dpo") == base
+    assert input_of(tmp_path / "runs" / "dpo", "data", "--data") == tmp_path / "snapshots" / "x"
+    with pytest.raises(ConfigError, match="Give --data"):
+        input_of(base, "data", "--data")
+
+
+def test_a_release_takes_the_newest_evaluation_of_its_run(tmp_path):
+    write_json_in(tmp_path / "runs" / "r", {"id": "r"})
+    with pytest.raises(ConfigError, match="Run preftune evaluate .*runs/r first"):
+        evaluation_of(tmp_path / "runs" / "r", tmp_path / "reports")
+    for at, (name, run_id) in enumerate((("old", "r"), ("new", "r"), ("other", "s"))):
+        folder = write_json_in(tmp_path / "reports" / name, {"id": name, "inputs": {"model": run_id}})
+        os.utime(folder / "manifest.json", (at, at))
+    assert evaluation_of(tmp_path / "runs" / "r", tmp_path / "reports").name == "new"
+
+
+def write_json_in(folder: Path, manifest: dict) -> Path:
+    folder.mkdir(parents=True)
+    write_json(folder / "manifest.json", manifest)
+    return folder

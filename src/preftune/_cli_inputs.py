@@ -102,6 +102,17 @@ def input_of(run: Path, key: str, option: str) -> Path:
     return find(settings[key], project_of(run))
 
 
+def base_under(run: Path) -> Path:
+    """Return the model that stood before any tuning of ours: through every run below this one."""
+    from preftune.manifest import MANIFEST, read_manifest
+    from preftune.models.load import base_of
+
+    base = input_of(run, "model", "--base")
+    while (base / MANIFEST).exists() and "model" in read_manifest(base)["config"]:
+        base = base_of(base)
+    return base
+
+
 def evaluation_of(run: Path, reports: Path) -> Path:
     """Return the newest evaluation of a run."""
     from preftune.errors import ConfigError

@@ -15,6 +15,7 @@ import typer
 from preftune._cli_inputs import (
     Stage,
     after_training,
+    base_under,
     evaluation_of,
     input_of,
     insist_on_unfinished,
@@ -218,7 +219,7 @@ def train(
 def evaluate(
     model: Annotated[Path, typer.Argument(metavar="RUN", help="The run to evaluate, or any model folder.")],
     data: Annotated[Path | None, typer.Option(help="The snapshot; by default the one that the run learned from.")] = None,
-    base: Annotated[Path | None, typer.Option(help="The model to compare with; by default the one that the run started from.")] = None,
+    base: Annotated[Path | None, typer.Option(help="The model to compare with; by default the one before any tuning.")] = None,
     reward_model: Annotated[Path | None, typer.Option(help="A reward run, for scores and the win rate.")] = None,
     out: Annotated[Path, typer.Option(help="Where evaluations are kept.")] = Path("reports"),
     full: Annotated[bool, typer.Option("--full", help="All facts, texts and requests instead of a part.")] = False,
@@ -239,7 +240,7 @@ def evaluate(
     folder = measure(
         model,
         data or input_of(model, "data", "--data"),
-        base=base or input_of(model, "model", "--base"),
+        base=base or base_under(model),
         reward_model=reward_model,
         out=out,
         size="full" if full else "small",
