@@ -315,8 +315,8 @@ def test_a_release_takes_the_newest_evaluation_of_its_run(tmp_path):
     write_json_in(tmp_path / "runs" / "r", {"id": "r"})
     with pytest.raises(ConfigError, match="Run preftune evaluate .*runs/r first"):
         evaluation_of(tmp_path / "runs" / "r", tmp_path / "reports")
-    for at, (name, run_id) in enumerate((("old", "r"), ("new", "r"), ("other", "s"))):
-        folder = write_json_in(tmp_path / "reports" / name, {"id": name, "inputs": {"model": run_id}})
+    for at, (name, run_id) in enumerate((("old", "r"), ("new", "r"), ("above", "s"))):
+        folder = write_json_in(tmp_path / "reports" / name, {"id": name, "inputs": {"model": run_id, "base": "r"}})
         os.utime(folder / "manifest.json", (at, at))
     assert evaluation_of(tmp_path / "runs" / "r", tmp_path / "reports").name == "new"
 

@@ -119,7 +119,7 @@ def evaluation_of(run: Path, reports: Path) -> Path:
     from preftune.manifest import MANIFEST, read_manifest
 
     name = read_manifest(run)["id"]
-    found = [path.parent for path in reports.glob(f"*/{MANIFEST}") if name in read_manifest(path.parent)["inputs"].values()]
+    found = [path.parent for path in reports.glob(f"*/{MANIFEST}") if read_manifest(path.parent)["inputs"].get("model") == name]
     if not found:
         raise ConfigError(f"there is no evaluation of {run} here", str(reports), f"Run preftune evaluate {run} first.")
     return max(found, key=lambda folder: (folder / MANIFEST).stat().st_mtime)
