@@ -1,0 +1,142 @@
+"""Answers beside each other: which requests are shown first, by rule, and what is said of each answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from preftune.evaluate.diffs import marked, word_diff
+from preftune.evaluate.story import LABELS, Story, number
+from preftune.evaluate.style import CONVENTIONS
+from preftune.evaluate.wording import plain
+
+SHOWN = 12
+OF_EACH = 3  # biggest gains, biggest losses
+TICKS = {True: ("✓", "yes", "followed"), False: ("✗", "no", "broken")}
+
+
+@dataclass(frozen=True)
+class Tick:
+    """One convention on one answer: its sign, the class of its colour, its name, and the sign in words."""
+
+    sign: str
+    style: str
+    name: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Side:
+    """One answer, ready to show. untouched: the conventions that do not apply to it."""
+
+    label: str
+    text: Markup
+    facts: str
+    ticks: tuple[Tick, ...]
+    untouched: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Card:
+    """One request with its answers. why: the rule by which it is shown, or "" in the folded rest; others: the other methods' answers."""
+
+    id: str
+    kind: str
+    why: str
+    prompt: str
+    note: str
+    before: Side
+    after: Side
+    others: tuple[Side, ...]
+
+
+def cards(story: Story) -> tuple[list[Card], list[Card]]:
+    """Return the requests chosen by rule, and the rest, each with the base model's and the headline model's answer."""
+    if story.headline is None or "before" not in story.evaluations:
+        return [], []
+    before, after = (_by_id(story.evaluations[name]) for name in ("before", story.headline))
+    both = [name for name in before if name in after]
+    picked = choose([(before[name], after[name]) for name in both])
+    shown = [_card(story, name, why) for name, why in picked.items()]
+    return shown, [_card(story, name, "") for name in both if name not in picked]
+
+
+def _by_id(evaluation: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {str(answer.get("id")): answer for answer in evaluation.get("answers", [])}
+
+
+def choose(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, str]:
+    """Return id → why, for at most 12 requests: biggest gains, biggest losses, the median, one of each new kind, then the first ones.
+
+    The rule looks at adherence alone, ties by id, so nobody picks the pretty ones.
+    """
+    changes = {str(b.get("id")): (number(a.get("adherence")) or 0.0) - (number(b.get("adherence")) or 0.0) for b, a in pairs}
+    ranked = sorted(changes, key=lambda name: (-changes[name], name))
+    picked: dict[str, str] = {}
+    for name in ranked[:OF_EACH]:
+        picked.setdefault(name, "among the biggest gains" if changes[name] > 0 else "nothing gained more")
+    for name in sorted(changes, key=lambda name: (changes[name], name))[:OF_EACH]:
+        picked.setdefault(name, "among the biggest losses" if changes[name] < 0 else "nothing lost more")
+    if ranked:
+        picked.setdefault(ranked[len(ranked) // 2], "the median")
+    kinds: dict[str, str] = {}
+    for answer, _ in pairs:
+        if answer.get("new_kind"):
+            kinds.setdefault(str(answer.get("kind")), str(answer.get("id")))
+    for kind, name in sorted(kinds.items()):
+        if len(picked) < SHOWN:
+            picked.setdefault(name, f"of a kind that was not trained on: {kind}")
+    for name in sorted(changes):
+        if len(picked) < SHOWN:
+            picked.setdefault(name, "the next by id")
+    return picked
+
+
+def _card(story: Story, name: str, why: str) -> Card:
+    headline = story.headline or ""
+    answers = {method: _by_id(evaluation).get(name) for method, evaluation in story.evaluations.items()}
+    before, after = answers["before"] or {}, answers[headline] or {}
+    diff = word_diff(_text(before), _text(after))
+    others = tuple(
+        _side(LABELS[method], answer, marked(_text(answer), [], "ins"))
+        for method in story.methods
+        if why and method != headline and (answer := answers.get(method))
+    )
+    return Card(
+        id=name,
+        kind=str(before.get("kind", "")),
+        why=why,
+        prompt=str(before.get("prompt", "")),
+        note=diff.note,
+        before=_side(f"Before: {LABELS['before'].lower()}", before, diff.before),
+        after=_side(f"After: {LABELS[headline]}", after, diff.after),
+        others=others,
+    )
+
+
+def _text(answer: dict[str, Any]) -> str:
+    return str(answer.get("answer", ""))
+
+
+def _side(label: str, answer: dict[str, Any], text: Markup) -> Side:
+    verdicts = answer.get("verdicts") or {}
+    names = [*(name for name in CONVENTIONS if name in verdicts), *(name for name in verdicts if name not in CONVENTIONS)]
+    ticks = tuple(Tick(*TICKS[verdicts[name]][:2], name, TICKS[verdicts[name]][2]) for name in names if verdicts[name] in (True, False))
+    untouched = tuple(name for name in names if verdicts[name] not in (True, False))
+    return Side(label, text or Markup("<em>empty</em>"), _facts(answer), ticks, untouched)
+
+
+def _facts(answer: dict[str, Any]) -> str:
+    passes = (
+        {True: "check passed ✓", False: "check failed ✗"}.get(bool(answer["passes"])) if answer.get("passes") is not None else "no check"
+    )
+    parts = [str(passes)]
+    if number(answer.get("adherence")) is not None:
+        parts.append(f"adherence {plain(number(answer['adherence']), 'share')}")
+    if number(answer.get("tokens")) is not None:
+        parts.append(f"{number(answer['tokens']):.0f} tokens" + ("" if answer.get("finished", True) else ", cut at the limit"))
+    if number(answer.get("reward")) is not None:
+        parts.append(f"score {plain(number(answer['reward']), 'score')}")
+    return " · ".join(parts)

@@ -1,0 +1,238 @@
+"""What a report says in sentences: the verdict, and warnings where a method shows one of its known failures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from preftune.evaluate.sources import Sources
+from preftune.evaluate.statistics import paired_difference
+from preftune.evaluate.story import LABELS, Measured, RetentionTask, Story, measured, number, retention_tasks, verdict_of
+from preftune.evaluate.wording import Unit, listed, plain
+
+DOUBLED = 2.0  # answers that long are a known sign of a gamed reward
+NO_END = 0.1  # fall of the share of answers that end by themselves
+FAR = 15.0  # nats an answer
+LENGTH_TELLS = 0.1  # how far from one half "the longer answer wins" may lie
+
+
+@dataclass(frozen=True)
+class Warned:
+    """One warning: a heading, and a sentence in plain words."""
+
+    title: str
+    text: Markup
+
+
+def verdict(story: Story, sources: Sources) -> Markup:
+    """Return the whole report in one paragraph: style before and after, knowledge, what was released."""
+    name = story.headline
+    if name is None:
+        return Markup("No tuned model was evaluated, so there is nothing to judge yet. {}").format(_release(story, sources))
+    parts = [_style(story, sources, name), _knowledge(story, sources, name), _release(story, sources)]
+    return Markup(" ").join(parts)
+
+
+def _style(story: Story, sources: Sources, name: str) -> Markup:
+    evaluation = story.evaluations[name]
+    before = measured(story.evaluations.get("before", {}).get("style"))
+    after, gain = measured(evaluation.get("style")), measured(evaluation.get("style_gain"))
+    if after is None:
+        return Markup("The style of {} was not measured.").format(LABELS[name])
+    asked = f"{after.n:,} held-out requests" if after.n else "held-out requests"
+    now = sources.whole(after, "share", f"evaluation-{name}", "style")
+    if before is None:
+        return Markup("On {}, the model after {} follows {} of the house conventions that apply.").format(asked, LABELS[name], now)
+    was = sources.whole(before, "share", "evaluation-before", "style")
+    text = Markup("On {}, the base model follows {} of the house conventions that apply, and after {} it follows {}").format(
+        asked, was, LABELS[name], now
+    )
+    if gain is None:
+        return text + "."
+    change = sources.whole(gain, "points", f"evaluation-{name}", "style_gain")
+    if gain.low is not None and gain.high is not None and gain.low <= 0 <= gain.high:
+        return Markup("{}: {}. As this interval includes 0, it cannot be told whether style was won.").format(text, change)
+    return Markup("{}: {} of style {}.").format(text, change, "won" if gain.value > 0 else "lost")
+
+
+def _knowledge(story: Story, sources: Sources, name: str) -> Markup:
+    evaluation, file = story.evaluations[name], f"evaluation-{name}"
+    said = verdict_of(evaluation)
+    gated = [task for task in retention_tasks(evaluation) if task.gated]
+    key = "retention.overall"
+    if said == "kept":
+        each = f"{listed([task.name for task in gated])} each lost less" if gated else "each task lost less"
+        return Markup("What the base model knew was {}: at one-sided 95 % it is proved that {} than the margin set beforehand.").format(
+            sources.cite("kept", file, key), each
+        )
+    if said == "lost":
+        fell = listed([_fell(task) for task in gated if task.verdict == "lost"]) or "see the table below"
+        return Markup("Knowledge was {}: {}.").format(sources.cite("lost", file, key), fell)
+    if said == "not proved":
+        unproved = listed([_unproved(task) for task in gated if task.verdict != "kept"]) or "see the table below"
+        text = "Whether the base model's knowledge was kept is {}: {}. That is no proof of a loss either; more items would tell."
+        return Markup(text).format(sources.cite("not proved", file, key), unproved)
+    return Markup("What the base model knew was not measured before and after.")
+
+
+def change(task: RetentionTask, value: float | None) -> str:
+    """Return a change of a task in its own unit: percentage points of right answers, or per cent of bits per byte."""
+    return plain(value, "percent" if task.bits else "points")
+
+
+def _fell(task: RetentionTask) -> str:
+    return f"{task.name} got worse by {size(task, task.difference)}, beyond the margin of {size(task, task.margin)}"
+
+
+def _unproved(task: RetentionTask) -> str:
+    shift = f"the change is {change(task, task.difference)}" if task.difference is not None else "nothing was measured"
+    return f"for {task.name} {shift}, and a loss beyond the margin of {size(task, task.margin)} cannot be ruled out"
+
+
+def size(task: RetentionTask, value: float | None) -> str:
+    """Return how large a change or margin is, without its sign."""
+    return change(task, abs(value) if value is not None else None).lstrip("+")
+
+
+def _release(story: Story, sources: Sources) -> Markup:
+    path, refused = story.summary.get("release"), story.summary.get("refused")
+    if path:
+        what = f"{LABELS[story.released]} was released" if story.released else "A model was released"
+        text = Markup("{} as {}.").format(what, sources.cite(str(path), "summary", "release"))
+        reason = story.release.get("config", {}).get("force_reason")
+        return (
+            Markup("{} The gate had refused it; it was released all the same, for this reason: “{}”.").format(text, reason)
+            if reason
+            else text
+        )
+    if refused:
+        return Markup("Nothing was released, as the gate refused: {}").format(sources.cite(str(refused), "summary", "refused"))
+    if story.headline and verdict_of(story.evaluations[story.headline]) != "kept":
+        return Markup("Nothing was released; the gate refuses a model whose knowledge is not proved kept.")
+    return Markup("Nothing was released.")
+
+
+def warnings(story: Story, sources: Sources) -> list[Warned]:
+    """Return what looks ill: a gamed reward model, both log-ratios of DPO falling, a reward model that may judge by length."""
+    found: list[Warned] = []
+    if "ppo" in story.evaluations:
+        found += _gaming(story, sources)
+    for name in ("dpo", "sft_dpo"):
+        found += _both_fall(story, name)
+    return [*found, *_by_length(story, sources)]
+
+
+def _gaming(story: Story, sources: Sources) -> Iterator[Warned]:
+    before, after = story.evaluations.get("before", {}), story.evaluations["ppo"]
+    rose = reward_rise(story)
+    if rose is not None and rose > 0:
+        for key, what in (
+            ("style", "less of the house style is followed: {} of the conventions that apply before, {} after"),
+            ("passes_check", "fewer answers pass their check: {} before, {} after"),
+        ):
+            if _fall(before, after, key):
+                fell = Markup(what).format(*_both(story, sources, key, "share"))
+                score = plain(rose, "gain").lstrip("+")
+                text = Markup("The reward model's score rose by {}, but {}. {}").format(score, fell, _ADVICE)
+                yield Warned("PPO games the reward model", text)
+    lengths = measured(before.get("mean_tokens")), measured(after.get("mean_tokens"))
+    if lengths[0] and lengths[1] and lengths[0].value > 0 and lengths[1].value >= DOUBLED * lengths[0].value:
+        ratio = lengths[1].value / lengths[0].value
+        yield Warned(
+            "PPO writes much longer answers",
+            Markup("Answers became {:.1f} times as long: {} before, {} after. Reward models often take length for quality. {}").format(
+                ratio, *_both(story, sources, "mean_tokens", "tokens"), _ADVICE
+            ),
+        )
+    ends = measured(before.get("ends_by_itself")), measured(after.get("ends_by_itself"))
+    if ends[0] and ends[1] and ends[0].value - ends[1].value >= NO_END:
+        shares = _both(story, sources, "ends_by_itself", "share")
+        yield Warned("PPO's answers do not end", Markup("Fewer answers end by themselves: {} before, {} after.").format(*shares))
+    kl = measured(after.get("kl"))
+    if kl and kl.value > FAR:
+        far = sources.whole(kl, "nats", "evaluation-ppo", "kl")
+        text = "PPO is {} an answer from the base, over {:.0f}. So far out the reward model judges answers unlike those it learned from."
+        yield Warned("PPO went far from the base model", Markup(text).format(far, FAR))
+
+
+_ADVICE = "Read the answers below before you trust the score; a higher kl_coef or fewer steps keep PPO nearer to the base."
+
+
+def reward_rise(story: Story) -> float | None:
+    """Return by how many standard deviations of the base's scores PPO's mean score rose; None where scores are missing."""
+    before, after = (story.evaluations.get(name, {}).get("reward") or {} for name in ("before", "ppo"))
+    first, second, sd = measured(before), measured(after), number(before.get("sd"))
+    if first and second and sd:
+        return (second.value - first.value) / sd
+    return number(story.summary.get("ppo", {}).get("reward_gain_sd"))
+
+
+def _fall(before: dict[str, object], after: dict[str, object], key: str) -> bool:
+    """Say whether a share fell for sure: request by request at 95 % for style and checks, where the answers are there."""
+    field = {"style": "adherence", "passes_check": "passes"}[key]
+    first, second = (_by_request(evaluation, field) for evaluation in (before, after))
+    both = sorted(first.keys() & second.keys())
+    if len(both) >= 2:
+        return paired_difference([first[i] for i in both], [second[i] for i in both]).high < 0
+    one, two = measured(before.get(key)), measured(after.get(key))
+    return bool(one and two and two.value < one.value and not one.overlaps(two))
+
+
+def _by_request(evaluation: dict[str, object], field: str) -> dict[str, float]:
+    answers = evaluation.get("answers")
+    rows = answers if isinstance(answers, list) else []
+    return {str(row["id"]): float(row[field]) for row in rows if isinstance(row.get(field), int | float)}
+
+
+def _both(story: Story, sources: Sources, key: str, unit: Unit) -> list[Markup]:
+    values = {name: measured(story.evaluations.get(name, {}).get(key)) for name in ("before", "ppo")}
+    return [sources.whole(value, unit, f"evaluation-{name}", key) for name, value in values.items()]
+
+
+def _both_fall(story: Story, name: str) -> Iterator[Warned]:
+    if name not in story.runs:
+        return
+    last = [_late_mean(story.runs[name].series(key)[1]) for key in ("logprobs/chosen", "logprobs/rejected")]
+    if last[0] is not None and last[1] is not None and max(last[0], last[1]) < 0:
+        text = (
+            "At the end of training the chosen answers are {} less likely than at the start, and the rejected ones {}. The two move apart, "
+            "but both fall: the probability goes to answers that nobody judged. A higher beta, fewer epochs, or SFT on the chosen answers "
+            "first help."
+        )
+        sizes = [plain(-value, "nats") for value in last if value is not None]
+        yield Warned(f"{LABELS[name]}: chosen and rejected both fall", Markup(text).format(*sizes))
+
+
+def _late_mean(values: list[float]) -> float | None:
+    late = values[-max(1, len(values) // 4) :]
+    return sum(late) / len(late) if late else None
+
+
+def _by_length(story: Story, sources: Sources) -> Iterator[Warned]:
+    longer, file, key = longer_wins(story)
+    if longer and abs(longer.value - 0.5) > LENGTH_TELLS:
+        share = sources.whole(longer, "share", file, key)
+        text = "In {} of the held-out pairs the longer answer is the chosen one, so the reward model may have learned length, not style."
+        yield Warned("Length alone tells chosen from rejected", Markup(text).format(share))
+
+
+def longer_wins(story: Story) -> tuple[Measured | None, str, str]:
+    """Return in which share of the held-out pairs the longer answer is the chosen one, and the file and key that say so."""
+    in_summary = measured(story.summary.get("reward_model", {}).get("longer_wins"))
+    if in_summary or "reward" not in story.runs:
+        return in_summary, "summary", "reward_model.longer_wins"
+    return measured(story.runs["reward"].manifest.get("held_out", {}).get("longer_wins")), "run-reward", "held_out.longer_wins"
+
+
+def healthy(story: Story) -> str:
+    """Say what was looked for where no warning fired."""
+    looked = []
+    if "ppo" in story.evaluations:
+        looked.append(
+            "reward up while style or checks fall, answers that double in length, answers without an end, KL over 15 nats an answer"
+        )
+    if any(story.runs[name].metrics for name in ("dpo", "sft_dpo") if name in story.runs):
+        looked.append("chosen and rejected answers of DPO both falling")
+    return f"No warning. Looked for: {'; '.join(looked)}." if looked else ""

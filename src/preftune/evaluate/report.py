@@ -1,0 +1,64 @@
+"""The report: one HTML file that tells what happened, shows it, and says where each number comes from.
+
+    write_report(story_of(Path("demo")), Path("demo/report.html"))
+
+It needs no network and no script, follows light and dark, prints, and fits a narrow screen. All text of models and users is escaped,
+and a content security policy forbids whatever could still slip through.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from preftune.evaluate import answers, comparison, findings, panels, tables
+from preftune.evaluate.sources import Sources
+from preftune.evaluate.story import LABELS, RunView, Story, story_of
+from preftune.manifest import disk_errors
+
+__all__ = ["RunView", "Story", "story_of", "write_report"]
+
+
+def write_report(story: Story, path: Path) -> Path:
+    """Write the report to a file, whole or not at all, and return its path."""
+    environment = Environment(
+        loader=PackageLoader("preftune.evaluate"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.get_template("report.html.j2").render(_contents(story))
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")  # half a surrogate pair may come from a model
+        temporary.replace(path)
+    return path
+
+
+def _contents(story: Story) -> dict[str, Any]:
+    sources = Sources(story)
+    style_plot, cost_plot = tables.overview(story)
+    shown, rest = answers.cards(story)
+    made = comparison.contrasts(story)
+    return {
+        "story": story,
+        "labels": [LABELS[name] for name in LABELS if name in story.evaluations],
+        "headline": LABELS[story.headline] if story.headline else "",
+        "verdict": findings.verdict(story, sources),
+        "warnings": findings.warnings(story, sources),
+        "healthy": findings.healthy(story),
+        "style_plot": style_plot,
+        "cost_plot": cost_plot,
+        "rows": comparison.rows(story, sources),
+        "contrasts": [(c, comparison.style_sentence(c), comparison.cost_sentences(story, sources, c)) for c in made],
+        "conclusion": comparison.conclusion(story),
+        "curves": panels.stage_curves(story),
+        "shown": shown,
+        "rest": rest,
+        "conventions": tables.style_rows(story, sources),
+        "retention": tables.retention_tables(story, sources),
+        "reward": tables.reward_view(story, sources),
+        "facts": tables.data_facts(story, sources),
+        "sources": sources,
+    }
