@@ -111,10 +111,10 @@ def build_config(family: str, vocab_size: int) -> Any:
         case "qwen3":
             return hf.Qwen3Config(**shape, **wide, num_key_value_heads=2, head_dim=8, tie_word_embeddings=True)
         case "gemma3_text":
-            # Its first layer sees a window only; the soft cap on the logits is Gemma 2's.
+            # Its first layer sees 8 tokens back only; the soft cap on the logits is Gemma 2's.
             kinds = ["sliding_attention", "full_attention"]
             return hf.Gemma3TextConfig(
-                **shape, **wide, num_key_value_heads=2, head_dim=8, query_pre_attn_scalar=8, sliding_window=256, layer_types=kinds,
+                **shape, **wide, num_key_value_heads=2, head_dim=8, query_pre_attn_scalar=8, sliding_window=8, layer_types=kinds,
                 final_logit_softcapping=30.0,
             )  # fmt: skip
         case "mistral":

@@ -67,17 +67,20 @@ class TokenBatch:
         """Real tokens in the batch."""
         return int(self.attention_mask.sum())
 
-    def tree_mask(self) -> Tensor:
+    def tree_mask(self, window: int | None = None) -> Tensor:
         """bool [B, 1, T, T], True where query token (dim 2) may look at key token (dim 3).
 
-        A token sees itself and what came before it in the prompt or in its own completion. A padding token sees only
-        itself, so that its softmax is defined; nothing real ever looks at it.
+        A token sees itself and what came before it in the prompt or in its own completion; with a window, only the last
+        `window` positions of that. A padding token sees only itself, so that its softmax is defined; nothing real ever
+        looks at it.
         """
         length = self.ids.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool, device=self.ids.device).tril()
         query, key = self.segment[:, :, None], self.segment[:, None, :]
         same = (query == key) | (key == 0)
         seen = causal[None] & same & (query >= 0) & (key >= 0)
+        if window is not None:
+            seen &= self.position_ids[:, :, None] - self.position_ids[:, None, :] < window
         return (seen | torch.eye(length, dtype=torch.bool, device=self.ids.device)[None])[:, None]
 
     def to(self, device: torch.device) -> TokenBatch:

@@ -88,6 +88,16 @@ def test_who_sees_whom_in_a_tree_row_by_hand():
     ]
 
 
+def test_a_window_counts_positions_and_not_places_in_the_row():
+    seen = collate([Group((10, 11, 12), ((20, 2), (30, 31)), 0)], PAD).tree_mask(window=2)[0, 0].int().tolist()
+    assert seen[3:] == [
+        [0, 0, 1, 1, 0, 0, 0],  # answer 1: itself and one before
+        [0, 0, 0, 1, 1, 0, 0],
+        [0, 0, 1, 0, 0, 1, 0],  # answer 2 stands next to the prompt, though its place in the row is further off
+        [0, 0, 0, 0, 0, 1, 1],
+    ]
+
+
 def test_padding_that_equals_the_end_token_leaves_the_end_learned():
     batch = collate([PAIR, SINGLE], 2, tree=False)
     ends = (batch.ids == 2) & batch.completion_mask
