@@ -5,8 +5,10 @@ What a command needs is imported inside it, so that `preftune --help` answers at
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -41,6 +43,10 @@ StoreOption = Annotated[str | None, typer.Option("--store", help="The store; by 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and leave with its exit code; --debug may stand anywhere."""
     words = sys.argv[1:] if argv is None else argv
+    if "--debug" not in words:
+        # The libraries' own bars and notices to developers; ours say what a person needs.
+        os.environ.setdefault("TQDM_DISABLE", "1")
+        warnings.filterwarnings("ignore", category=FutureWarning)
     sys.exit(run_app(app, [word for word in words if word != "--debug"], debug="--debug" in words))
 
 

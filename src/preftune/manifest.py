@@ -27,6 +27,11 @@ MANIFEST = "manifest.json"
 LIBRARIES = ("preftune", "torch", "transformers", "peft", "safetensors", "numpy", "pydantic", "SQLAlchemy")
 
 
+def content_seed(*parts: Any) -> int:
+    """Return a 63-bit seed that depends on the parts alone: (run seed, step, prompt, sample) and the like."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
+
+
 def hash_file(path: Path) -> str:
     """Return the sha256 of a file's bytes."""
     with path.open("rb") as file:

@@ -66,7 +66,7 @@ class FakeModel:
 
 @pytest.fixture(scope="module")
 def base() -> RetentionMeasure:
-    return measure(FakeModel(), num_facts=1000, functions=False)
+    return measure(FakeModel(), num_facts=1000, num_functions=0)
 
 
 def test_a_model_is_measured_item_by_item(base: RetentionMeasure) -> None:
@@ -78,7 +78,7 @@ def test_a_model_is_measured_item_by_item(base: RetentionMeasure) -> None:
 
 
 def test_the_same_model_twice_is_kept(base: RetentionMeasure) -> None:
-    verdict = compare(base, measure(FakeModel(), num_facts=1000, functions=False))
+    verdict = compare(base, measure(FakeModel(), num_facts=1000, num_functions=0))
     assert verdict.verdict == "kept"
     assert [(task.task, task.verdict) for task in verdict.tasks] == [("facts", "kept"), ("prose", "kept"), ("code", "kept")]
     assert all(task.difference == pytest.approx(0, abs=1e-12) and task.gained == task.lost == () for task in verdict.tasks)
@@ -86,14 +86,14 @@ def test_the_same_model_twice_is_kept(base: RetentionMeasure) -> None:
 
 
 def test_a_perfect_model_that_stays_perfect_is_kept() -> None:
-    perfect = measure(FakeModel(known=1.0, solves=1.0), num_facts=300, functions=True, max_texts=5)
+    perfect = measure(FakeModel(known=1.0, solves=1.0), num_facts=300, num_functions=60, max_texts=5)
     verdict = compare(perfect, perfect)
     assert verdict.verdict == "kept"
     assert verdict.task("facts").after == verdict.task("functions").after == 1.0
 
 
 def test_a_model_that_forgot_a_tenth_of_the_facts_has_lost_them(base: RetentionMeasure) -> None:
-    after = measure(FakeModel(known=0.7), num_facts=1000, functions=False)
+    after = measure(FakeModel(known=0.7), num_facts=1000, num_functions=0)
     verdict = compare(base, after)
     task = verdict.task("facts")
     assert verdict.verdict == task.verdict == "lost"
@@ -109,7 +109,7 @@ def test_a_model_that_forgot_a_tenth_of_the_facts_has_lost_them(base: RetentionM
 
 
 def test_a_loss_of_about_the_margin_is_not_proved_either_way(base: RetentionMeasure) -> None:
-    verdict = compare(base, measure(FakeModel(known=0.77), num_facts=1000, functions=False))
+    verdict = compare(base, measure(FakeModel(known=0.77), num_facts=1000, num_functions=0))
     assert verdict.task("facts").verdict == "not proved"
     assert verdict.verdict == "not proved"
 
@@ -120,12 +120,12 @@ def test_a_handful_of_facts_proves_nothing_even_if_none_flipped() -> None:
 
 
 def test_few_facts_prove_nothing_about_a_small_loss() -> None:
-    before, after = (measure(FakeModel(known=known), num_facts=60, functions=False, max_texts=5) for known in (0.8, 0.77))
+    before, after = (measure(FakeModel(known=known), num_facts=60, num_functions=0, max_texts=5) for known in (0.8, 0.77))
     assert compare(before, after).task("facts").verdict == "not proved"
 
 
 def test_a_model_that_learned_more_is_kept(base: RetentionMeasure) -> None:
-    verdict = compare(base, measure(FakeModel(known=0.9, prose=0.9, code=0.9), num_facts=1000, functions=False))
+    verdict = compare(base, measure(FakeModel(known=0.9, prose=0.9, code=0.9), num_facts=1000, num_functions=0))
     assert verdict.verdict == "kept"
     assert all(task.difference > 0 for task in verdict.tasks)
     assert len(verdict.task("facts").gained) > 50
@@ -147,18 +147,18 @@ def test_half_a_per_cent_more_bits_everywhere_is_kept(base: RetentionMeasure) ->
 
 
 def test_bits_that_scatter_widely_prove_nothing(base: RetentionMeasure) -> None:
-    after = measure(FakeModel(noise=0.3), num_facts=1000, functions=False)
+    after = measure(FakeModel(noise=0.3), num_facts=1000, num_functions=0)
     assert compare(base, after).task("prose").verdict == "not proved"
     assert compare(base, after).verdict == "not proved"
 
 
 def test_a_wider_margin_turns_not_proved_into_kept(base: RetentionMeasure) -> None:
-    after = measure(FakeModel(known=0.77), num_facts=1000, functions=False)
+    after = measure(FakeModel(known=0.77), num_facts=1000, num_functions=0)
     assert compare(base, after, facts_margin=0.1).verdict == "kept"
 
 
 def test_functions_are_reported_but_do_not_gate() -> None:
-    before, after = (measure(FakeModel(solves=solves), num_facts=300, functions=True, max_texts=3) for solves in (1.0, 0.0))
+    before, after = (measure(FakeModel(solves=solves), num_facts=300, num_functions=60, max_texts=3) for solves in (1.0, 0.0))
     verdict = compare(before, after)
     task = verdict.task("functions")
     assert (task.before, task.after, task.difference, task.verdict) == (1.0, 0.0, -1.0, None)
@@ -216,7 +216,7 @@ def test_the_bound_on_bits_agrees_with_a_bootstrap_over_passages() -> None:
 
 
 def test_a_measure_survives_json() -> None:
-    found = measure(FakeModel(noise=0.1), num_facts=40, functions=True, max_texts=3)
+    found = measure(FakeModel(noise=0.1), num_facts=40, num_functions=60, max_texts=3)
     assert RetentionMeasure.from_json(json.loads(json.dumps(found.to_json()))) == found
     verdict = compare(found, found).to_json()
     assert json.loads(json.dumps(verdict))["verdict"] == verdict["verdict"]
@@ -261,6 +261,6 @@ class Counted:
 
 def test_progress_is_told_to_the_last_item() -> None:
     progress = Counted()
-    measure(FakeModel(), num_facts=100, functions=True, max_texts=10, progress=progress)
+    measure(FakeModel(), num_facts=100, num_functions=60, max_texts=10, progress=progress)
     assert set(progress.stages) == {"retention: choices", "retention: facts", "retention: texts", "retention: functions"}
     assert all(total == done > 0 for total, done in progress.stages.values())

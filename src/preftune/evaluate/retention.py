@@ -7,8 +7,8 @@
 A task is "kept" when a paired one-sided 95 % test proves that the loss is within its margin, "lost" when such a test proves that it
 is beyond, and "not proved" otherwise. The margins are set before anything is trained.
 
-    before = measure(base, num_facts=1000, functions=True)
-    after = measure(tuned, num_facts=1000, functions=True)
+    before = measure(base, num_facts=1000, num_functions=60)
+    after = measure(tuned, num_facts=1000, num_functions=60)
     compare(before, after).verdict
 """
 
@@ -151,12 +151,13 @@ def measure(
     model: LanguageModel,
     *,
     num_facts: int,
-    functions: bool,
+    num_functions: int,
     seed: int = 0,
     progress: Progress | None = None,
     max_texts: int | None = None,
+    name: str = "retention",
 ) -> RetentionMeasure:
-    """Return what a model knows: num_facts facts, the texts (at most max_texts of each kind), and the functions if asked for.
+    """Return what a model knows: num_facts facts, the texts (at most max_texts of each kind), and num_functions functions.
 
     A choice counts by how much likelier the question makes it (see PRIOR_SHARE). Answers to the functions are greedy, so that before
     and after differ by the weights alone. seed: which facts; the same before and after.
@@ -168,11 +169,13 @@ def measure(
         zip(choices, _in_blocks(lambda block: _score_priors(model, block), choices, "choices", progress, size=4 * BLOCK), strict=True)
     )
     passages = texts(max_texts)
-    tasks = function_tasks() if functions else []
+    tasks = function_tasks()[:num_functions]
     return RetentionMeasure(
-        facts=tuple(_in_blocks(lambda block: _score_facts(model, prior, block), asked, "facts", progress)),
-        texts=tuple(_in_blocks(lambda block: _score_texts(model, block), passages, "texts", progress, size=BLOCK // 4)),
-        functions=tuple(_in_blocks(lambda block: _try_functions(model, block, seed), tasks, "functions", progress, size=BLOCK // 4)),
+        facts=tuple(_in_blocks(lambda block: _score_facts(model, prior, block), asked, f"{name}: facts", progress)),
+        texts=tuple(_in_blocks(lambda block: _score_texts(model, block), passages, f"{name}: texts", progress, size=BLOCK // 4)),
+        functions=tuple(
+            _in_blocks(lambda block: _try_functions(model, block, seed), tasks, f"{name}: functions", progress, size=BLOCK // 4)
+        ),
         seed=seed,
         python=".".join(platform.python_version_tuple()[:2]),
     )
@@ -183,7 +186,7 @@ def _in_blocks(
 ) -> list[Score]:
     scores: list[Score] = []
     if items:
-        with progress.stage(f"retention: {name}", total=len(items), unit=name) as task:
+        with progress.stage(name, total=len(items), unit="items") as task:
             for start in range(0, len(items), size):
                 block = items[start : start + size]
                 scores += work(block)

@@ -1,0 +1,240 @@
+"""Measure one model on the held-out requests: what was won, how far it moved, what it lost.
+
+Each request is answered twice. Greedily, as a user of a coding assistant meets it: style, the check, the length, the win rate.
+And once by sampling at temperature 1, as reinforcement learning sees it: the reward and the KL from the base, which are means
+over the model's own distribution. The base is measured first, by the same call, so every difference is paired.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from preftune.data.batches import Group
+from preftune.data.snapshot import load_snapshot
+from preftune.errors import DataError
+from preftune.evaluate.retention import RetentionMeasure, compare, measure
+from preftune.evaluate.sandbox import run_checks
+from preftune.evaluate.statistics import Estimate, bootstrap_mean, paired_difference, wilson
+from preftune.evaluate.statistics import win_rate as rate_of
+from preftune.evaluate.style import CONVENTIONS, judge_style
+from preftune.evaluate.subject import TOKEN_BUDGET, Subject
+from preftune.losses.kl import k1
+from preftune.manifest import MANIFEST, begin, hash_folder, read_manifest, write_json
+from preftune.models.heads import load_reward_model, read_normalisation
+from preftune.models.load import name_in
+from preftune.progress import Progress, Silent
+from preftune.records import Prompt
+from preftune.rollout.generate import Sample
+from preftune.rollout.score import score
+from preftune.training.loop import peak_memory_gib
+
+EVALUATION = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured. texts: passages of each kind, None = all."""
+
+    prompts: int
+    max_new_tokens: int
+    facts: int
+    texts: int | None
+    functions: int
+
+
+SIZES = {"small": Size(60, 128, 300, 25, 20), "full": Size(100, 192, 1200, None, 60)}
+
+
+def evaluate(
+    model: Path,
+    snapshot: Path,
+    *,
+    base: Path,
+    reward_model: Path | None = None,
+    out: Path = Path("reports"),
+    size: str = "full",
+    seed: int = 0,
+    name: str | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Measure `model` on a snapshot's held-out requests and return its report folder (`evaluation.json` inside).
+
+    base: what it is compared with; where `model` is the base itself there is nothing to compare. reward_model: a run of train
+    reward, for score and win rate. size: "small" or "full". The same call again returns the same folder.
+    """
+    progress = progress or Silent()
+    if size not in SIZES:
+        raise DataError(f'"{size}" is no size', "evaluate", f"Use one of: {', '.join(SIZES)}.")
+    is_base = hash_folder(model) == hash_folder(base)
+    folders = {"model": model, "snapshot": snapshot, "base": base} | ({"reward_model": reward_model} if reward_model else {})
+    project = out.resolve().parent
+    config = {"size": size, "seed": seed, "measures": asdict(SIZES[size])}
+    final, work = begin(out, "evaluation", {k: hash_folder(v) for k, v in folders.items()}, config)
+    if work is None:
+        return final
+    began = time.monotonic()
+    reference = None if is_base else _reference(base, snapshot, reward_model, out, size, seed, progress)
+    kind = "base" if is_base else str(read_manifest(model)["kind"]) if (model / MANIFEST).exists() else "model"
+    result: dict[str, Any] = {"name": name or kind, **{k: name_in(v, project) for k, v in folders.items()}, "size": size, "seed": seed}
+    result.setdefault("reward_model", None)
+    result |= _measure(model, snapshot, None if is_base else base, reward_model, SIZES[size], seed, reference, progress, result["name"])
+    result |= {"seconds": round(time.monotonic() - began, 1), "peak_memory_gib": round(peak_memory_gib(), 2)}
+    write_json(work.path / EVALUATION, result)
+    return work.finish(final, paths={k: name_in(v, project) for k, v in folders.items()})
+
+
+def read_evaluation(folder: Path) -> dict[str, Any]:
+    """Return what an evaluation folder holds."""
+    return dict(json.loads((folder / EVALUATION).read_text(encoding="utf-8")))
+
+
+def _reference(
+    base: Path, snapshot: Path, reward_model: Path | None, out: Path, size: str, seed: int, progress: Progress
+) -> dict[str, Any]:
+    folder = evaluate(base, snapshot, base=base, reward_model=reward_model, out=out, size=size, seed=seed, name="before", progress=progress)
+    return read_evaluation(folder)
+
+
+def _measure(
+    model: Path,
+    snapshot: Path,
+    base: Path | None,
+    reward_model: Path | None,
+    size: Size,
+    seed: int,
+    reference: dict[str, Any] | None,
+    progress: Progress,
+    name: str,
+) -> dict[str, Any]:
+    subject = Subject(model)
+    prompts = _choose(load_snapshot(snapshot), size.prompts)
+    messages = [p.messages for p in prompts]
+    with progress.stage(f"{name}: answers", 2 * len(prompts), "answers") as task:
+        settings = {"max_new_tokens": size.max_new_tokens, "seed": seed, "on_done": task.advance}
+        greedy = subject.sample(messages, temperature=0.0, **settings)  # type: ignore[arg-type]
+        sampled = subject.sample(messages, temperature=1.0, **settings)  # type: ignore[arg-type]
+    rows = _answer_rows(subject, prompts, greedy)
+    if reward_model is not None:
+        for key, samples in (("reward", greedy), ("sampled_reward", sampled)):
+            for row, value in zip(rows, _rewards(subject, messages, samples, reward_model), strict=True):
+                row[key] = value
+    before_rows = reference["answers"] if reference else None
+    result = _summary(rows, before_rows, sampled)
+    if base is not None:
+        kl = _kl(subject, base, messages, sampled)
+        for row, value in zip(rows, kl, strict=True):
+            row["kl"] = value
+        result["kl"] = asdict(bootstrap_mean(kl, seed=seed))
+    known = measure(
+        subject, num_facts=size.facts, num_functions=size.functions, seed=seed, max_texts=size.texts, progress=progress, name=name
+    )
+    result["retention"] = {"measure": known.to_json(), "verdict": _verdict(reference, known)}
+    return {**result, "answers": rows}
+
+
+def _choose(snapshot: Any, count: int) -> list[Prompt]:
+    prompts: list[Prompt] = snapshot.held_out_prompts
+    if not prompts:
+        raise DataError("the snapshot holds no prompt out", str(snapshot.path), "Take a snapshot with held_out above 0.")
+    # An id is the hash of the content, so which prompts are measured depends on nothing else.
+    return sorted(prompts, key=lambda p: p.id)[:count]
+
+
+def _answer_rows(subject: Subject, prompts: Sequence[Prompt], samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    answers = [subject.renderer.decode(s.ids) for s in samples]
+    reports = [judge_style(answer) for answer in answers]
+    checks = run_checks([(r.code or "raise SystemExit('no code')", p.check) for r, p in zip(reports, prompts, strict=True)])
+    return [
+        {
+            "id": prompt.id,
+            "kind": prompt.kind,
+            "prompt": prompt.text,
+            "answer": answer,
+            "finished": sample.finished,
+            "tokens": len(sample.ids),
+            "parses": report.code is not None,
+            "passes": check.ok if prompt.check else None,
+            "adherence": report.adherence,
+            "verdicts": report.verdicts,
+        }
+        for prompt, answer, sample, report, check in zip(prompts, answers, samples, reports, checks, strict=True)
+    ]
+
+
+def _groups(subject: Subject, messages: Sequence[Any], samples: Sequence[Sample]) -> list[Group]:
+    return [Group(tuple(subject.renderer.prompt_ids(m)), (s.ids,), i) for i, (m, s) in enumerate(zip(messages, samples, strict=True))]
+
+
+def _rewards(subject: Subject, messages: Sequence[Any], samples: Sequence[Sample], reward_model: Path) -> list[float]:
+    mean, deviation = read_normalisation(reward_model)
+    model = load_reward_model(reward_model)
+    raw = score(model, _groups(subject, messages, samples), pad_id=subject.renderer.pad_id, token_budget=TOKEN_BUDGET)
+    return [(value - mean) / deviation for value in raw.tolist()]
+
+
+def _kl(subject: Subject, base: Path, messages: Sequence[Any], samples: Sequence[Sample]) -> list[float]:
+    groups = _groups(subject, messages, samples)
+    own, mask = subject.token_logprobs(groups)
+    theirs, _ = Subject(base).token_logprobs(groups)
+    return [float(v) for v in k1(own, theirs, mask).sum(1)]
+
+
+def _summary(rows: list[dict[str, Any]], before: list[dict[str, Any]] | None, sampled: Sequence[Sample]) -> dict[str, Any]:
+    n = len(rows)
+    checked = [r["passes"] for r in rows if r["passes"] is not None]
+    adherence = [r["adherence"] for r in rows]
+    result: dict[str, Any] = {
+        "style": bootstrap_mean(adherence),
+        "style_gain": paired_difference([r["adherence"] for r in before], adherence) if before else None,
+        "fully_adherent": wilson(sum(r["adherence"] == 1.0 for r in rows), n),
+        "parses": wilson(sum(r["parses"] for r in rows), n),
+        "passes_check": wilson(sum(checked), len(checked)) if checked else None,
+        "ends_by_itself": wilson(sum(r["finished"] for r in rows), n),
+        "mean_tokens": bootstrap_mean([r["tokens"] for r in rows]),
+        "sampled_tokens": bootstrap_mean([len(s.ids) for s in sampled]),
+        "sampled_ends": wilson(sum(s.finished for s in sampled), n),
+        "reward": _with_sd([r["reward"] for r in rows]) if "reward" in rows[0] else None,
+        "sampled_reward": _with_sd([r["sampled_reward"] for r in rows]) if "sampled_reward" in rows[0] else None,
+        "win_rate": None,
+        "kl": None,
+    }
+    if before and "reward" in rows[0]:
+        wins = [_win(row, other) for row, other in zip(rows, before, strict=True)]
+        result["win_rate"] = rate_of(wins)
+    counts = {
+        name: {
+            "followed": sum(r["verdicts"].get(name) is True for r in rows),
+            "applies": sum(r["verdicts"].get(name) is not None for r in rows),
+        }
+        for name in CONVENTIONS
+    }
+    return {**{k: asdict(v) if isinstance(v, Estimate) else v for k, v in result.items()}, "conventions": counts}
+
+
+def _with_sd(values: list[float]) -> dict[str, Any]:
+    mean = sum(values) / len(values)
+    deviation = (sum((v - mean) ** 2 for v in values) / max(1, len(values) - 1)) ** 0.5
+    return {**asdict(bootstrap_mean(values)), "sd": deviation}
+
+
+def _win(row: dict[str, Any], other: dict[str, Any]) -> float:
+    # An answer that was cut off has no score of a whole answer: it loses against a whole one, two such are a tie.
+    if row["finished"] != other["finished"]:
+        return 1.0 if row["finished"] else 0.0
+    if not row["finished"] or row["reward"] == other["reward"]:
+        return 0.5
+    return 1.0 if row["reward"] > other["reward"] else 0.0
+
+
+def _verdict(reference: dict[str, Any] | None, known: RetentionMeasure) -> dict[str, Any] | None:
+    if reference is None:
+        return None
+    verdict = compare(RetentionMeasure.from_json(reference["retention"]["measure"]), known).to_json()
+    tasks = [{"name": t["task"], "gated": t["margin"] is not None, **t} for t in verdict["tasks"]]
+    flipped = [{"id": i, "task": t["name"], "change": change} for t in tasks for change in ("gained", "lost") for i in t[change]]
+    return {"overall": verdict["verdict"], "tasks": tasks, "flipped": flipped, "facts_by_kind": verdict["facts_by_kind"]}

@@ -1,0 +1,109 @@
+"""A loaded model as the evaluation asks for it: scores of given answers, bits of texts, answers of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from preftune.data.batches import Group, collate, split_by_budget
+from preftune.data.template import Renderer
+from preftune.errors import DataError
+from preftune.evaluate.language_model import Generation
+from preftune.losses.reduce import sequence_sum
+from preftune.models.load import batch_logprobs, device_of, load_causal_lm, load_renderer, max_context, tree_rows_agree
+from preftune.records import Message
+from preftune.rollout.generate import Sample, generate
+from preftune.rollout.score import token_table
+
+TOKEN_BUDGET = 2048
+BATCH_ROWS = 64
+
+
+class Subject:
+    """One model under evaluation; answers the questions of `language_model.LanguageModel`."""
+
+    def __init__(self, path: Path, *, chat_template: str | None = None) -> None:
+        self.path = path
+        self.renderer: Renderer = load_renderer(path, chat_template)
+        self.model: nn.Module = load_causal_lm(path).requires_grad_(False)
+        self.tree = tree_rows_agree(self.model)
+        self.max_tokens = max_context(self.model)
+
+    @torch.no_grad()
+    def score_completions(
+        self, prompts: Sequence[tuple[Message, ...]], completions: Sequence[Sequence[str]]
+    ) -> list[list[tuple[float, int]]]:
+        """Return (Σ log p in nats, tokens) of each completion, the end token left out; completions of a prompt share its tokens."""
+        groups = []
+        for index, (messages, texts) in enumerate(zip(prompts, completions, strict=True)):
+            ids = [tuple(self.renderer.completion_ids(text)[:-1]) for text in texts]
+            if not all(ids):
+                raise DataError("an empty completion cannot be scored", str(self.path), "Leave it out.")
+            groups.append(Group(tuple(self.renderer.prompt_ids(messages)), tuple(ids), index))
+        sums = self._sums(groups)
+        return [[(float(s), len(c)) for s, c in zip(own, group.completions, strict=True)] for own, group in zip(sums, groups, strict=True)]
+
+    @torch.no_grad()
+    def bits(self, texts: Sequence[str]) -> list[tuple[float, int]]:
+        """Return (bits of all tokens but the first, bytes that these cover) of each text, outside any conversation."""
+        groups, sizes = [], []
+        for index, text in enumerate(texts):
+            ids = self.renderer.raw_ids(text)[: self.max_tokens]
+            if len(ids) < 2:
+                raise DataError("a text of one token has no bits to count", str(self.path), "Give longer texts.")
+            groups.append(Group((ids[0],), (tuple(ids[1:]),), index))
+            first = self.renderer.tokenizer.decode(ids[:1], clean_up_tokenization_spaces=False)
+            sizes.append(len(text.encode()) - len(first.encode()))
+        return [(-float(own[0]) / math.log(2), size) for own, size in zip(self._sums(groups), sizes, strict=True)]
+
+    def generate(self, prompts: Sequence[tuple[Message, ...]], *, max_new_tokens: int, temperature: float, seed: int) -> list[Generation]:
+        """Return one answer to each prompt."""
+        samples = self.sample(prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+        return [Generation(self.renderer.decode(s.ids), s.finished, len(s.ids)) for s in samples]
+
+    def sample(
+        self,
+        prompts: Sequence[tuple[Message, ...]],
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+        on_done: Callable[[int], None] = lambda n: None,
+    ) -> list[Sample]:
+        """Return one sample to each prompt with its tokens and log-probs. temperature 0 = greedy."""
+        return generate(
+            self.model,
+            [self.renderer.prompt_ids(messages) for messages in prompts],
+            samples_per_prompt=1,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            stop_ids=self.renderer.stop_ids,
+            pad_id=self.renderer.pad_id,
+            batch_rows=BATCH_ROWS,
+            on_done=on_done,
+        )
+
+    @torch.no_grad()
+    def token_logprobs(self, groups: Sequence[Group]) -> tuple[Tensor, Tensor]:
+        """Return (log-probs [S, N], mask [S, N]) of the groups' completions."""
+        return token_table(
+            lambda batch: batch_logprobs(self.model, batch)[0],
+            groups,
+            device=device_of(self.model),
+            pad_id=self.renderer.pad_id,
+            token_budget=TOKEN_BUDGET,
+            tree=self.tree,
+        )
+
+    def _sums(self, groups: Sequence[Group]) -> list[Tensor]:
+        result: dict[int, Tensor] = {}
+        for part in split_by_budget(groups, TOKEN_BUDGET):
+            batch = collate(part, self.renderer.pad_id, tree=self.tree).to(device_of(self.model))
+            sums = sequence_sum(batch_logprobs(self.model, batch)[0], batch.sequence, batch.num_sequences).cpu()
+            result.update({g.index: own for g, own in zip(part, sums.split([len(g.completions) for g in part]), strict=True)})
+        return [result[g.index] for g in groups]

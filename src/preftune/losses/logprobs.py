@@ -1,0 +1,130 @@
+"""Token log-probs from hidden states, without a [tokens × vocabulary] tensor, forward or backward.
+
+The shift happens here and nowhere else, as a gather by `parent`: the place of the token that predicts token t.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from preftune.errors import ShapeError
+from preftune.tensors import check_shapes
+
+
+def predicting(hidden: Tensor, parent: Tensor, mask: Tensor) -> Tensor:
+    """Return the hidden states that predict the counted tokens, [N, H], in row-major order of mask.
+
+    hidden: float [B, T, H]. parent: int64 [B, T]. mask: bool [B, T], True = counts; N = mask.sum().
+    """
+    check_shapes("B T", parent=parent, mask=mask, hidden=hidden[..., 0])
+    rows, places = mask.nonzero(as_tuple=True)
+    return hidden[rows, parent[rows, places]]
+
+
+@dataclass(frozen=True)
+class Head:
+    """The output layer: logits = cap·tanh(scale·(h Wᵀ + b)/cap), cap and bias where the model has them.
+
+    weight: float [V, H]. bias: float [V] or None. softcap: Gemma 2's `final_logit_softcapping`. scale: e.g. 1/`logits_scaling`.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    softcap: float | None = None
+    scale: float = 1.0
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return float32 logits [N, V] of hidden states [N, H]."""
+        logits = torch.nn.functional.linear(hidden, self.weight, self.bias).float() * self.scale
+        return torch.tanh(logits / self.softcap) * self.softcap if self.softcap else logits
+
+
+class _ChunkedLogProbs(torch.autograd.Function):
+    # Forward keeps only the log-sum-exp of each row; backward makes each chunk's logits again. One extra product with the
+    # head buys the memory of [N, V], which is most of a small model's step.
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: Head, temperature: float, chunk: int
+    ) -> tuple[Tensor, Tensor]:
+        out = hidden.new_empty(len(hidden), dtype=torch.float32)
+        entropy = torch.empty_like(out)
+        lse = torch.empty_like(out)
+        for start in range(0, len(hidden), chunk):
+            part = slice(start, start + chunk)
+            logits = head.logits(hidden[part]) / temperature
+            lse[part] = logits.logsumexp(-1)
+            out[part] = logits.gather(1, targets[part, None]).squeeze(1) - lse[part]
+            probs = (logits - lse[part, None]).exp_()
+            entropy[part] = lse[part] - (probs * logits).sum(-1)
+        ctx.save_for_backward(hidden, weight, bias, targets, lse)
+        ctx.head, ctx.temperature, ctx.chunk = head, temperature, chunk
+        ctx.mark_non_differentiable(entropy)
+        return out, entropy
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        hidden, weight, bias, targets, lse = ctx.saved_tensors
+        head, temperature, chunk = ctx.head, ctx.temperature, ctx.chunk
+        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=torch.float32) if wants_bias else None
+        for start in range(0, len(hidden), chunk):
+            part = slice(start, start + chunk)
+            logits = head.logits(hidden[part])
+            grad_logits = (logits / temperature - lse[part, None]).exp_().neg_()
+            grad_logits.scatter_add_(1, targets[part, None], torch.ones_like(grad_logits[:, :1]))
+            grad_logits *= (grad_out[part, None] / temperature) * head.scale
+            if head.softcap:
+                grad_logits *= 1 - (logits / head.softcap) ** 2
+            grad_logits = grad_logits.to(weight.dtype)
+            if grad_hidden is not None:
+                grad_hidden[part] = (grad_logits @ weight).to(hidden.dtype)
+            if grad_weight is not None:
+                grad_weight += (grad_logits.T @ hidden[part]).float()
+            if grad_bias is not None:
+                grad_bias += grad_logits.float().sum(0)
+        return (
+            grad_hidden,
+            grad_weight.to(weight.dtype) if grad_weight is not None else None,
+            grad_bias.to(bias.dtype) if grad_bias is not None else None,
+            None,
+            None,
+            None,
+            None,
+        )
+
+
+def token_logprobs(
+    hidden: Tensor, head: Head, ids: Tensor, parent: Tensor, mask: Tensor, *, temperature: float, chunk_tokens: int
+) -> tuple[Tensor, Tensor]:
+    """Return (logprobs, entropy) of the counted tokens, each float32 [B, T], 0 where mask is False.
+
+    hidden: float [B, T, H], the model's last hidden states. ids, parent: int64 [B, T]. mask: bool [B, T], True = counts.
+    temperature: the logits are divided by it, as in sampling. chunk_tokens: rows of logits held at once. Nats. The entropy
+    carries no gradient.
+    Source: log-softmax; chunking as in Hsu et al. 2024 (Liger), here in plain PyTorch. Differs: none.
+    """
+    check_shapes("B T", ids=ids, parent=parent, mask=mask)
+    if hidden.shape[:2] != ids.shape:
+        raise ShapeError(f"hidden is {list(hidden.shape)} but ids is {list(ids.shape)}; the first two should be equal")
+    rows = predicting(hidden, parent, mask)
+    values, entropies = _ChunkedLogProbs.apply(rows, head.weight, head.bias, ids[mask], head, temperature, chunk_tokens)
+    zeros = torch.zeros(ids.shape, dtype=torch.float32, device=hidden.device)
+    return zeros.masked_scatter(mask, values), zeros.masked_scatter(mask, entropies)
+
+
+def logprobs_from_logits(logits: Tensor, ids: Tensor, parent: Tensor, mask: Tensor, *, temperature: float) -> Tensor:
+    """Return the same log-probs from whole logits [B, T, V]: the plain way, for comparison and small models.
+
+    Source: `maths.md` 1.1. Differs: column 0 is there and masked (one index).
+    """
+    check_shapes("B T", ids=ids, parent=parent, mask=mask)
+    rows = predicting(logits, parent, mask).float() / temperature
+    values = rows.log_softmax(-1).gather(1, ids[mask][:, None]).squeeze(1)
+    return torch.zeros(ids.shape, dtype=torch.float32, device=logits.device).masked_scatter(mask, values)

@@ -1,0 +1,1 @@
+"""Models: loading, adapters, scalar heads, and saving so that others can load."""

@@ -1,0 +1,83 @@
+"""LoRA through peft: adding, switching off (the reference for free), saving, merging."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from pydantic import Field
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from preftune.config import Config
+from preftune.errors import ConfigError
+from preftune.models.load import unwrap
+
+
+class Adapter(Config):
+    """A LoRA adapter (Hu et al. 2106.09685): small trained matrices beside the frozen weights."""
+
+    rank: int = Field(16, ge=1, le=1024, description="rank of each update")
+    alpha: float = Field(32.0, gt=0, description="strength: updates are scaled by alpha / rank")
+    modules: tuple[str, ...] | None = Field(None, description="names of the linear layers to adapt; null = all but the output head")
+
+
+def linear_names(model: PreTrainedModel) -> list[str]:
+    """Return the last name parts of all linear layers in the backbone (the output head is not among them)."""
+    backbone: Any = model.base_model
+    return sorted({name.split(".")[-1] for name, module in backbone.named_modules() if isinstance(module, nn.Linear | Conv1D)})
+
+
+def add_adapter(model: PreTrainedModel, adapter: Adapter, *, seed: int) -> PeftModel:
+    """Return the model with a fresh adapter: only the adapter is trained, and its start changes nothing (B = 0).
+
+    Raises ConfigError where a module is not there, naming those that are.
+    """
+    present = linear_names(model)
+    modules = list(adapter.modules or present)
+    missing = [m for m in modules if m not in present]
+    if missing:
+        raise ConfigError(f'"{missing[0]}" is not in this model', 'key "adapter.modules"', f"It has: {', '.join(present)}.")
+    conv = any(isinstance(m, Conv1D) for m in model.modules())
+    config = LoraConfig(r=adapter.rank, lora_alpha=adapter.alpha, lora_dropout=0.0, target_modules=modules, fan_in_fan_out=conv)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        wrapped: PeftModel = get_peft_model(model, config)
+    for parameter in wrapped.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return wrapped
+
+
+@contextmanager
+def adapter_off(model: nn.Module) -> Iterator[None]:
+    """Run the model as it was before training: the reference costs nothing."""
+    if not isinstance(model, PeftModel):
+        raise TypeError("adapter_off needs a model with an adapter")
+    with model.disable_adapter():
+        yield
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that training changes, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def merged(base: PreTrainedModel, adapter_folder: Path) -> PreTrainedModel:
+    """Return the base with a saved adapter added into its weights (in the base's dtype; give float32)."""
+    with_adapter = PeftModel.from_pretrained(base, str(adapter_folder))
+    whole: PreTrainedModel = with_adapter.merge_and_unload(safe_merge=True)  # type: ignore[operator]  # peft leaves it untyped
+    return whole.eval()
+
+
+def merge_in_place(model: nn.Module) -> PreTrainedModel:
+    """Return the plain model with its adapter added into the weights."""
+    if not isinstance(model, PeftModel):
+        return unwrap(model)
+    whole: PreTrainedModel = model.merge_and_unload(safe_merge=True)  # type: ignore[operator]  # peft leaves it untyped
+    return whole

@@ -1,0 +1,131 @@
+"""The scalar head: a reward model is a backbone and one linear layer on the hidden state of the answer's end token.
+
+It is transformers' own sequence classification model with one label, so that it loads with its head anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from preftune.data.template import Renderer
+from preftune.errors import ModelError
+from preftune.losses.logprobs import predicting
+from preftune.losses.reduce import sequence_length
+from preftune.manifest import write_json
+from preftune.models.checkpoint import save_model
+from preftune.models.load import LOADING_ERRORS, _first_line, _quiet, find_device, fitting_dtype, hidden_states, unwrap
+from preftune.tensors import TokenBatch
+
+HEAD_NAMES = ("score", "classifier")
+NORMALISATION = "normalisation.json"
+
+
+def scalar_head(model: nn.Module) -> nn.Linear:
+    """Return the linear layer that makes the score. Raises ModelError where the model has none."""
+    whole = unwrap(model)
+    for name in HEAD_NAMES:
+        layer = getattr(whole, name, None)
+        if isinstance(layer, nn.Linear):
+            return layer
+    raise ModelError(f"{type(whole).__name__} has no scalar head", "", "Give a folder that preftune train reward has written.")
+
+
+def with_scalar_head(causal: PreTrainedModel, *, seed: int) -> PreTrainedModel:
+    """Return a reward model on this LM's backbone, its head drawn from N(0, 1/√(H+1)), bias 0.
+
+    Source of the start: Stiennon et al. 2009.01325, code. The backbone's modules are shared with `causal`, not copied.
+    """
+    config = causal.config
+    config.num_labels = 1
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config, dtype=causal.dtype)
+    setattr(model, model.base_model_prefix, causal.base_model)
+    name = next(n for n in HEAD_NAMES if isinstance(getattr(model, n, None), nn.Linear))
+    old: nn.Linear = getattr(model, name)
+    head = nn.Linear(old.in_features, 1, bias=old.bias is not None, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        head.weight.normal_(0.0, 1 / math.sqrt(old.in_features + 1), generator=generator)
+        if head.bias is not None:
+            head.bias.zero_()
+    setattr(model, name, head.to(causal.device))
+    reward: PreTrainedModel = model
+    return reward.eval()
+
+
+def load_reward_model(path: Path, *, device: torch.device | None = None) -> PreTrainedModel:
+    """Return a saved reward model with its head. Raises ModelError where any weight, the head's above all, is missing."""
+    folder = path / "model" if (path / "model").exists() else path
+    device = device or find_device()
+    try:
+        with _quiet():
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                folder, num_labels=1, dtype=fitting_dtype(device, trained_whole=False), local_files_only=True, output_loading_info=True
+            )
+    except LOADING_ERRORS as error:
+        raise ModelError(f"the reward model cannot be loaded ({_first_line(error)})", str(path), "Give a run of train reward.") from error
+    if info.get("missing_keys"):
+        lost = ", ".join(sorted(info["missing_keys"])[:3])
+        raise ModelError(f"weights are missing: {lost}; its rewards would be random", str(path), "Give a run of train reward.")
+    loaded: PreTrainedModel = model.to(device).eval()
+    scalar_head(loaded).float()
+    return loaded
+
+
+def end_scores(model: nn.Module, batch: TokenBatch) -> Tensor:
+    """Return the score of each sequence, float32 [S]: the head on the hidden state of its last token, the end token.
+
+    Found by position, never by a pad id, so neither padding nor a pad that equals the end token can move it.
+    """
+    hidden = hidden_states(model, batch)
+    lengths = sequence_length(batch.sequence, batch.num_sequences)
+    places = torch.full((batch.num_sequences,), -1, dtype=torch.long, device=hidden.device)
+    rows, columns = batch.completion_mask.nonzero(as_tuple=True)
+    places.scatter_reduce_(0, batch.sequence[rows, columns], rows * batch.ids.shape[1] + columns, reduce="amax")
+    if bool((lengths == 0).any()):
+        raise ModelError("a sequence without a token has no score", "", "Leave empty answers out.")
+    last = hidden.flatten(0, 1)[places]
+    scores: Tensor = scalar_head(model)(last.float()).squeeze(-1)
+    return scores
+
+
+def token_values(model: nn.Module, batch: TokenBatch) -> Tensor:
+    """Return the critic's word on the state in which each counted token is about to be chosen, float32 [B, T], 0 elsewhere."""
+    hidden = hidden_states(model, batch)
+    rows = predicting(hidden, batch.parent, batch.completion_mask)
+    values: Any = scalar_head(model)(rows.float()).squeeze(-1)
+    zeros = torch.zeros(batch.ids.shape, dtype=torch.float32, device=hidden.device)
+    return zeros.masked_scatter(batch.completion_mask, values)
+
+
+def save_reward_model(model: PreTrainedModel, renderer: Renderer, folder: Path, *, mean: float, deviation: float) -> None:
+    """Write a reward model that plain transformers loads with its head, and the mean and sd of its scores beside it.
+
+    transformers finds the last token by looking for the pad token, which must not be the end-of-turn token that carries the
+    score; so another special token is named as pad, or none where there is none.
+    """
+    tokenizer = renderer.tokenizer
+    free = [i for i in tokenizer.all_special_ids if i not in renderer.stop_ids and i != tokenizer.bos_token_id]
+    model.config.pad_token_id = free[0] if free else None
+    save_model(model, renderer, folder)
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings["pad_token"] = tokenizer.convert_ids_to_tokens(free[0]) if free else None
+    write_json(path, settings)
+    write_json(folder / NORMALISATION, {"mean": mean, "sd": deviation})
+
+
+def read_normalisation(reward_model: Path) -> tuple[float, float]:
+    """Return (mean, sd) of a reward model's scores over its training answers; (0, 1) where the folder does not say."""
+    path = reward_model / "model" / NORMALISATION
+    if not path.exists():
+        return 0.0, 1.0
+    values = json.loads(path.read_text(encoding="utf-8"))
+    return float(values["mean"]), float(values["sd"])

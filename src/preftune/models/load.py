@@ -1,0 +1,258 @@
+"""Load any causal LM: a Hugging Face folder, a GGUF file, or one of our run folders; on CUDA, MPS or CPU as found."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from preftune.data.batches import Group, collate
+from preftune.data.template import Renderer, read_template
+from preftune.errors import ModelError
+from preftune.losses.logprobs import Head, token_logprobs
+from preftune.manifest import MANIFEST, hash_folder, read_manifest
+from preftune.tensors import TokenBatch
+
+# What transformers lets through when a file of a model is broken, cut off or of another kind.
+LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, EOFError, struct.error, SafetensorError)
+
+
+def find_device() -> torch.device:
+    """Return CUDA, else Apple's MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
+
+
+def fitting_dtype(device: torch.device, *, trained_whole: bool) -> torch.dtype:
+    """Return bfloat16 on a GPU that computes in it, unless the weights themselves are trained; float32 elsewhere."""
+    half = device.type == "cuda" and torch.cuda.is_bf16_supported() and not trained_whole
+    return torch.bfloat16 if half else torch.float32
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        transformers_logging.enable_progress_bar()
+
+
+def _source(path: Path) -> tuple[str, dict[str, str]]:
+    if path.is_file() and path.suffix == ".gguf":
+        return str(path.parent), {"gguf_file": path.name}
+    if not path.exists():
+        raise ModelError("there is no such model", str(path), "Give a Hugging Face folder, a GGUF file or a run of preftune.")
+    if not (path / "config.json").exists():
+        raise ModelError("this folder holds no config.json", str(path), "Give a Hugging Face folder, a GGUF file or a run of preftune.")
+    return str(path), {}
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a model folder, GGUF file or run. Raises ModelError where it cannot be read."""
+    folder = tokenizer_folder(path)
+    source, extra = _source(folder)
+    try:
+        with _quiet():
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, local_files_only=True, **extra)
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        raise ModelError(
+            f"the tokenizer cannot be loaded ({_first_line(error)})", str(folder), "The folder needs tokenizer.json."
+        ) from error
+    return tokenizer
+
+
+def load_renderer(path: Path, chat_template: str | None = None) -> Renderer:
+    """Return the renderer of a model; chat_template as in a config (None, "plain" or a file)."""
+    template = read_template(chat_template)
+    carried = path / "adapter" / "chat_template.jinja"
+    if template is None and carried.exists():  # an adapter's run carries the template that it was trained with
+        template = carried.read_text(encoding="utf-8")
+    return Renderer(load_tokenizer(path), chat_template=template, where=str(path))
+
+
+def tokenizer_folder(path: Path) -> Path:
+    """Return where a model's tokenizer lies: in `model/` of a run, in the base for an adapter's run, else in the folder."""
+    if not (path / MANIFEST).exists() or (path / "config.json").exists():
+        return path
+    return path / "model" if (path / "model").exists() else tokenizer_folder(base_of(path))
+
+
+def project_of(run: Path) -> Path:
+    """Return the folder that holds `runs/`, `reports/` and so on, for a folder in one of them."""
+    return run.resolve().parent.parent
+
+
+def name_in(path: Path, project: Path) -> str:
+    """Return a path as manifests hold it: relative to the project where it lies inside, so that a project can be moved."""
+    whole = path.resolve()
+    return whole.relative_to(project.resolve()).as_posix() if whole.is_relative_to(project.resolve()) else str(whole)
+
+
+def find(name: str, project: Path) -> Path:
+    """Return the path that a manifest's name means."""
+    return project / name
+
+
+def base_of(run: Path) -> Path:
+    """Return the model that a run's adapter sits on. Raises ModelError where it is gone or is not the same any more."""
+    manifest = read_manifest(run)
+    base = find(manifest["config"]["model"], project_of(run))
+    if not base.exists():
+        raise ModelError(f"its base model {base} is gone", str(run), "Bring it back to that place.")
+    if hash_folder(base) != manifest["inputs"]["model"]:
+        raise ModelError(f"its base model {base} is not the one that it was trained on", str(run), "Bring the right one back.")
+    return base
+
+
+def load_causal_lm(path: Path, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """Return a causal LM in eval mode, ready to score or sample.
+
+    path: a Hugging Face folder, a .gguf file, or a run (an adapter is merged into its base in float32).
+    Raises ModelError where weights are missing.
+    """
+    device = device or find_device()
+    dtype = dtype or fitting_dtype(device, trained_whole=False)
+    if (path / MANIFEST).exists() and not (path / "config.json").exists():
+        if (path / "model").exists():
+            return load_causal_lm(path / "model", device=device, dtype=dtype)
+        from preftune.models.adapter import merged
+
+        return merged(load_causal_lm(base_of(path), device=device, dtype=torch.float32), path / "adapter").to(dtype)
+    source, extra = _source(path)
+    try:
+        with _quiet():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, local_files_only=True, output_loading_info=True, **extra
+            )
+    except LOADING_ERRORS as error:
+        raise ModelError(f"the model cannot be loaded ({_first_line(error)})", str(path), "Is it a causal LM with its weights?") from error
+    if info.get("missing_keys"):
+        raise ModelError(f"weights are missing: {', '.join(sorted(info['missing_keys'])[:3])}", str(path), "Give the whole model.")
+    if "gguf_file" in extra:
+        _forget_quantisation(model)
+    loaded: PreTrainedModel = model.to(device).eval()
+    return loaded
+
+
+def _forget_quantisation(model: Any) -> None:
+    # transformers reads GGUF into plain weights but remembers that they were quantised, and then refuses to save or train them.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.is_quantized, model.hf_quantizer = False, None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def unwrap(model: nn.Module) -> PreTrainedModel:
+    """Return the transformers model inside a peft wrapper, or the model itself."""
+    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    whole: PreTrainedModel = inner
+    return whole
+
+
+def max_context(model: nn.Module) -> int:
+    """Return how many tokens the model's positions reach."""
+    config = unwrap(model).config.get_text_config()
+    return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 2**31)
+
+
+def output_head(model: nn.Module) -> Head:
+    """Return the model's output layer with its soft cap and scale, where it has them."""
+    whole = unwrap(model)
+    layer: Any = whole.get_output_embeddings()
+    config = whole.config.get_text_config()
+    cap = getattr(config, "final_logit_softcapping", None)
+    scale = getattr(config, "logit_scale", None) or 1.0  # Cohere
+    scale = scale / (getattr(config, "logits_scaling", None) or 1.0)  # Granite
+    return Head(layer.weight, getattr(layer, "bias", None), softcap=cap, scale=scale)
+
+
+def hidden_states(model: nn.Module, batch: TokenBatch) -> Tensor:
+    """Return the last hidden states [B, T, H] (after the final norm): what the output layer and the scalar heads read."""
+    backbone: Any = unwrap(model).base_model
+    # Plain rows are padded on the right, so a causal model never looks at padding.
+    mask = None if batch.plain else _tree_masks(unwrap(model), batch)
+    out = backbone(input_ids=batch.ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False)
+    states: Tensor = out.last_hidden_state
+    return states
+
+
+def _tree_masks(model: PreTrainedModel, batch: TokenBatch) -> Tensor | dict[str, Tensor]:
+    # transformers takes a mask of four dimensions as it is, so a layer's sliding window has to be in it.
+    config: Any = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if "sliding_attention" in kinds:
+        masks = {"full_attention": batch.tree_mask(), "sliding_attention": batch.tree_mask(window)}
+        return {kind: _fitting(model, mask) for kind, mask in masks.items()}
+    return _fitting(model, batch.tree_mask(None if kinds else window))
+
+
+def _fitting(model: PreTrainedModel, mask: Tensor) -> Tensor:
+    if model.config._attn_implementation == "sdpa":
+        return mask
+    zeros = torch.zeros(mask.shape, dtype=model.dtype, device=mask.device)
+    return zeros.masked_fill(mask.logical_not(), torch.finfo(model.dtype).min)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where the model lies."""
+    return next(model.parameters()).device
+
+
+@torch.no_grad()
+def tree_rows_agree(model: nn.Module, *, tolerance: float = 1e-3) -> bool:
+    """Say whether this model gives shared-prompt rows the same log-probs as plain rows (one with a recurrent state does not).
+
+    A probe on random tokens; where it fails, the stages fall back to plain rows, as they do where layers look back in a way
+    that the probe is too short to see.
+    """
+    kinds = set(getattr(unwrap(model).config.get_text_config(), "layer_types", None) or ())
+    if kinds - {"full_attention", "sliding_attention"}:
+        return False
+    head = output_head(model)
+    device = device_of(model)
+    generator = torch.Generator().manual_seed(0)
+    length = min(96, max_context(model) // 3)
+    ids = torch.randint(0, head.weight.shape[0], (3, length), generator=generator).tolist()
+    group = Group(tuple(ids[0]), (tuple(ids[1]), tuple(ids[2][: length // 2])), 0)
+    results = []
+    for tree in (True, False):
+        batch = collate([group], 0, tree=tree).to(device)
+        values, _ = token_logprobs(
+            hidden_states(model, batch), head, batch.ids, batch.parent, batch.completion_mask, temperature=1.0, chunk_tokens=CHUNK_TOKENS
+        )
+        results.append(values[batch.completion_mask])
+    limit = tolerance if head.weight.dtype == torch.float32 else 0.1
+    return bool((results[0] - results[1]).abs().max() < limit)
+
+
+CHUNK_TOKENS = 512  # rows of logits held at once: 100 MB at a vocabulary of 49,152
+
+
+def batch_logprobs(model: nn.Module, batch: TokenBatch, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Return (logprobs, entropy) of the counted tokens of a batch, float32 [B, T], 0 elsewhere, with gradient in logprobs."""
+    return token_logprobs(
+        hidden_states(model, batch),
+        output_head(model),
+        batch.ids,
+        batch.parent,
+        batch.completion_mask,
+        temperature=temperature,
+        chunk_tokens=CHUNK_TOKENS,
+    )

@@ -1,0 +1,1 @@
+"""Sampling, and scoring what was sampled."""

@@ -1,0 +1,202 @@
+"""Our generator: a prompt is prefilled once for its k samples, finished rows are dropped, every log-prob is recorded.
+
+A sample's randomness comes from its own seed, so the same seed gives the same text whatever else is in the batch (up to the
+last bit of the arithmetic). There is no top-k, top-p or min-p: they would bias the log-probs that reinforcement learning needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, DynamicLayer
+
+from preftune.manifest import content_seed
+from preftune.models.load import device_of, output_head, unwrap
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sampled completion. ids: its tokens, the end token included where it came. logprobs: of each token when sampled,
+    nats, at the sampling temperature. finished: it ended by itself, not by the limit."""
+
+    prompt_index: int
+    sample_index: int
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finished: bool
+
+
+class _GrowingLayer(DynamicLayer):
+    # transformers' dynamic layer copies the whole cache for each new token; this one writes into room made ahead.
+    GROW = 32
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.used = 0
+        new = key_states.shape[-2]
+        if self.used == 0 or self.used + new > self.keys.shape[-2]:
+            room = (*key_states.shape[:2], new + self.GROW, key_states.shape[-1])
+            old_keys = [self.keys[:, :, : self.used]] if self.used else []
+            old_values = [self.values[:, :, : self.used]] if self.used else []
+            self.keys = torch.cat([*old_keys, key_states.new_zeros(room)], dim=-2)
+            self.values = torch.cat([*old_values, value_states.new_zeros((*room[:3], value_states.shape[-1]))], dim=-2)
+        self.keys[:, :, self.used : self.used + new] = key_states
+        self.values[:, :, self.used : self.used + new] = value_states
+        self.used += new
+        return self.keys[:, :, : self.used], self.values[:, :, : self.used]
+
+    def get_seq_length(self) -> int:
+        return self.used if self.is_initialized else 0
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows (repeats allowed)."""
+        self.keys, self.values = self.keys[rows], self.values[rows]
+
+
+@dataclass
+class _Rows:
+    # The running rows: which prompt and sample each is, its tokens so far, and its own uniform numbers.
+    prompt_index: list[int]
+    sample_index: list[int]
+    ids: list[list[int]]
+    logprobs: list[list[float]]
+    uniforms: Tensor  # float64 [R, max_new_tokens]
+
+
+def generate(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    *,
+    samples_per_prompt: int,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    stop_ids: frozenset[int],
+    pad_id: int,
+    batch_rows: int = 64,
+    keys: Sequence[str] | None = None,
+    on_done: Callable[[int], None] = lambda n: None,
+) -> list[Sample]:
+    """Return samples_per_prompt completions of each prompt, prompt by prompt.
+
+    prompts: token ids. temperature: 0 = the likeliest token each time. seed and keys: a sample's randomness depends on
+    (seed, the prompt's key, sample number); keys default to the prompt's place. batch_rows: rows decoded at once.
+    on_done: called with the number of samples finished.
+    """
+    keys = keys or [str(i) for i in range(len(prompts))]
+    per_batch = max(1, batch_rows // samples_per_prompt)
+    # Prompts of like length go together, so that little is padded.
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+    samples: list[Sample] = []
+    for start in range(0, len(order), per_batch):
+        chosen = order[start : start + per_batch]
+        uniforms = torch.stack(
+            [_uniforms(content_seed(seed, keys[i], k), max_new_tokens) for i in chosen for k in range(samples_per_prompt)]
+        )
+        rows = _Rows(
+            [i for i in chosen for _ in range(samples_per_prompt)],
+            [k for _ in chosen for k in range(samples_per_prompt)],
+            [[] for _ in range(len(chosen) * samples_per_prompt)],
+            [[] for _ in range(len(chosen) * samples_per_prompt)],
+            uniforms,
+        )
+        samples += _decode(
+            model, [prompts[i] for i in chosen], rows, samples_per_prompt, max_new_tokens, temperature, stop_ids, pad_id, on_done
+        )
+    return sorted(samples, key=lambda s: (s.prompt_index, s.sample_index))
+
+
+def _uniforms(seed: int, count: int) -> Tensor:
+    return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@torch.no_grad()
+def _decode(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    rows: _Rows,
+    samples_per_prompt: int,
+    max_new_tokens: int,
+    temperature: float,
+    stop_ids: frozenset[int],
+    pad_id: int,
+    on_done: Callable[[int], None],
+) -> list[Sample]:
+    device = device_of(model)
+    backbone: Any = unwrap(model).base_model
+    head = output_head(model)
+    cache = Cache(layers=[_GrowingLayer() for _ in range(unwrap(model).config.get_text_config().num_hidden_layers)])
+    width = max(map(len, prompts))
+    ids = torch.full((len(prompts), width), pad_id)
+    attend = torch.zeros((len(prompts), width), dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        attend[row, width - len(prompt) :] = True
+    ids, attend = ids.to(device), attend.to(device)
+    positions = (attend.long().cumsum(1) - 1).clamp(min=0)
+    out = backbone(input_ids=ids, attention_mask=attend.long(), position_ids=positions, past_key_values=cache, use_cache=True)
+    hidden = out.last_hidden_state[:, width - 1]
+
+    spread = torch.arange(len(prompts), device=device).repeat_interleave(samples_per_prompt)
+    _select(cache, spread)
+    hidden, attend, position = hidden[spread], attend[spread], positions[spread, width - 1]
+    uniforms = rows.uniforms.to(device if device.type != "mps" else "cpu")
+    alive = list(range(len(rows.ids)))
+    done: list[Sample] = []
+    for t in range(max_new_tokens):
+        tokens, logprobs = _pick(head.logits(hidden), uniforms[:, t], temperature)
+        keep = []
+        for place, row in enumerate(alive):
+            token = int(tokens[place])
+            rows.ids[row].append(token)
+            rows.logprobs[row].append(float(logprobs[place]))
+            if token in stop_ids or t + 1 == max_new_tokens:
+                finished = token in stop_ids
+                done.append(
+                    Sample(rows.prompt_index[row], rows.sample_index[row], tuple(rows.ids[row]), tuple(rows.logprobs[row]), finished)
+                )
+            else:
+                keep.append(place)
+        if len(keep) < len(alive):
+            on_done(len(alive) - len(keep))
+        if not keep:
+            return done
+        if len(keep) < len(alive):
+            index = torch.tensor(keep, device=device)
+            _select(cache, index)
+            attend, position, tokens = attend[index], position[index], tokens[index.to(tokens.device)]
+            uniforms = uniforms[index.to(uniforms.device)]
+            alive = [alive[k] for k in keep]
+        attend = torch.cat([attend, attend.new_ones(len(alive), 1)], dim=1)
+        position = position + 1
+        out = backbone(
+            input_ids=tokens[:, None].to(device),
+            attention_mask=attend.long(),
+            position_ids=position[:, None],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        hidden = out.last_hidden_state[:, 0]
+    return done
+
+
+def _select(cache: Cache, rows: Tensor) -> None:
+    for layer in cache.layers:
+        layer.select(rows)
+
+
+def _pick(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    # Inverse-CDF sampling in float64: one uniform number a token, so a row's choice depends on nothing but its own logits.
+    if temperature == 0:
+        tokens = logits.argmax(-1)
+        return tokens, logits.log_softmax(-1).gather(1, tokens[:, None]).squeeze(1)
+    logprobs = (logits / temperature).log_softmax(-1)
+    cumulative = logprobs.to(uniforms.device).double().exp().cumsum(-1)
+    target = (uniforms * cumulative[:, -1])[:, None].contiguous()
+    tokens = torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1).to(logits.device)
+    return tokens, logprobs.gather(1, tokens[:, None]).squeeze(1)

@@ -1,0 +1,159 @@
+"""What every stage does around its algorithm: the shared keys, opening its inputs, closing its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import Field
+from torch import nn
+
+from preftune.config import Config
+from preftune.data.batches import Encoded, Group, collate
+from preftune.data.snapshot import Snapshot, load_snapshot
+from preftune.data.template import Renderer
+from preftune.errors import ConfigError
+from preftune.manifest import Work, begin, hash_folder
+from preftune.models.adapter import Adapter, add_adapter, trainable
+from preftune.models.checkpoint import save_model, save_tokenizer
+from preftune.models.load import (
+    device_of,
+    find,
+    find_device,
+    fitting_dtype,
+    load_causal_lm,
+    load_renderer,
+    max_context,
+    name_in,
+    tree_rows_agree,
+)
+from preftune.progress import Progress
+from preftune.records import Message, Pair
+from preftune.tensors import TokenBatch
+from preftune.training.loop import Loop, peak_memory_gib
+
+
+class StageConfig(Config):
+    """The keys that every stage has."""
+
+    data: str = Field(description="snapshot folder")
+    model: str = Field(description="the model to start from: a Hugging Face folder, a .gguf file, or a run")
+    chat_template: str | None = Field(None, description='null = the model\'s own; "plain" for a base model; or a Jinja file')
+    adapter: Adapter | None = Field(Adapter(), description="LoRA settings (rank, alpha, modules); null = train all weights")
+    seed: int = Field(0, ge=0, description="order of the data, start of the adapter, sampling")
+    token_budget: int = Field(2048, ge=64, description="tokens computed at once, padding included; the result does not depend on it")
+    max_tokens: int = Field(2048, ge=16, description="longest prompt and answer together; longer ones are left out and counted")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps over which lr rises")
+    max_grad_norm: float | None = Field(1.0, gt=0, description="longest gradient; null = any")
+
+
+S = TypeVar("S", bound=StageConfig)
+
+
+def resolved(config: S, out: Path, names: tuple[str, ...] = ("data", "model")) -> tuple[S, dict[str, str]]:
+    """Return the config with paths as manifests hold them, and the hash of each of these inputs.
+
+    A path is looked for as typed, else below the project (the folder that holds `out`). Raises ConfigError where it is not there.
+    """
+    project = out.resolve().parent
+    changes, hashes = {}, {}
+    for name in names:
+        value = getattr(config, name)
+        path = next((p for p in (Path(value), find(value, project)) if p.exists()), None)
+        if path is None:
+            raise ConfigError(f'there is no "{value}"', f'key "{name}"', "Give a folder or file that is there.")
+        changes[name], hashes[name] = name_in(path, project), hash_folder(path)
+    return config.model_copy(update=changes), hashes
+
+
+@dataclass
+class Room:
+    """What a stage works with: its inputs, opened."""
+
+    project: Path
+    snapshot: Snapshot
+    renderer: Renderer
+    model: nn.Module
+    tree: bool
+    max_tokens: int
+
+    def batch(self, groups: Sequence[Group]) -> TokenBatch:
+        """Return the groups as a batch on the model's device."""
+        return collate(groups, self.renderer.pad_id, tree=self.tree).to(device_of(self.model))
+
+    @property
+    def trained_parameters(self) -> int:
+        """How many numbers training changes."""
+        return sum(p.numel() for p in trainable(self.model).values())
+
+
+def start(kind: str, config: S, out: Path, names: tuple[str, ...] = ("data", "model")) -> tuple[S, Path, Work | None]:
+    """Return (config with resolved paths, the run's folder, the work to do); no work where the same run is there already."""
+    config, hashes = resolved(config, out, names)
+    final, work = begin(out, kind, hashes, config.model_dump(mode="json"))
+    return config, final, work
+
+
+def open_room(config: StageConfig, out: Path, progress: Progress) -> Room:
+    """Load the snapshot, the renderer and the policy of a config. Dropout is off: the model stays in eval mode."""
+    config, _ = resolved(config, out)
+    project = out.resolve().parent
+    base = find(config.model, project)
+    renderer = load_renderer(base, config.chat_template)
+    model = load_policy(base, config.adapter, seed=config.seed)
+    tree = tree_rows_agree(model)
+    if not tree:
+        progress.note("This model reads shared-prompt rows differently, so each answer gets a row of its own (slower).")
+    return Room(project, load_snapshot(find(config.data, project)), renderer, model, tree, min(config.max_tokens, max_context(model)))
+
+
+def load_policy(base: Path, adapter: Adapter | None, *, seed: int) -> nn.Module:
+    """Return the model to train: with a fresh adapter, or with all weights trained."""
+    device = find_device()
+    causal = load_causal_lm(base, device=device, dtype=fitting_dtype(device, trained_whole=adapter is None))
+    if adapter is not None:
+        return add_adapter(causal, adapter, seed=seed)
+    return causal.requires_grad_(True)
+
+
+def finish(room: Room, work: Work, final: Path, loop: Loop, encoded: Encoded, **facts: Any) -> Path:
+    """Drop the checkpoint and give the folder its final name; the stage has saved its result in it."""
+    loop.close()
+    return work.finish(
+        final,
+        data=encoded.facts(),
+        trained_parameters=room.trained_parameters,
+        training_seconds=round(loop.seconds, 1),
+        peak_memory_gib=round(peak_memory_gib(), 2),
+        tree_rows=room.tree,
+        **facts,
+    )
+
+
+def save_policy(room: Room, folder: Path) -> None:
+    """Write the adapter (on its base, whose hash is in the manifest), or the whole model."""
+    if hasattr(room.model, "peft_config"):
+        save_adapter(room.model, folder / "adapter")
+        save_tokenizer(room.renderer, folder / "adapter")
+    else:
+        whole: Any = room.model
+        save_model(whole, room.renderer, folder / "model")
+
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """Write a peft adapter with modes that others can read."""
+    model.save_pretrained(folder)
+    for file in folder.glob("*.safetensors"):
+        file.chmod(0o644)
+
+
+def named(groups: list[Group]) -> str:
+    """Name a micro-batch for an error: the places of its examples in the snapshot."""
+    return "rows " + ", ".join(str(g.index) for g in groups)
+
+
+def pair_items(pairs: Iterable[Pair]) -> list[tuple[Sequence[Message], list[str]]]:
+    """Return (messages, [chosen, rejected]) of pairs: group i of the encoding holds sequences 2i (chosen) and 2i + 1."""
+    return [(p.messages, [p.chosen, p.rejected]) for p in pairs]

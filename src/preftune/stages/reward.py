@@ -1,0 +1,175 @@
+"""The reward model: one number for an answer, learned from pairs.
+
+    a scalar head on the language model, read at the answer's end token
+    for each optimiser step:
+        take batch_size pairs (a function of the seed and the step); a pair is one row [prompt | chosen | rejected]
+        loss = − log σ(r_chosen − r_rejected) + 0.01 (r_chosen + r_rejected)²       Bradley & Terry 1952; 2312.09244
+        one AdamW step
+    then: held-out accuracy, and the mean and sd of the scores, so that later stages can speak in standard deviations
+
+The result is a sequence-classification folder that plain transformers loads with its head; it is read back before the run
+counts as done. Start it with
+
+    preftune train reward data=snapshots/… model=base
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from preftune.data.batches import Encoded, Group, batch_indices, encode, split_by_budget
+from preftune.errors import PreftuneError
+from preftune.losses.reward import accuracy, bradley_terry, centring
+from preftune.models.adapter import merge_in_place, trainable
+from preftune.models.heads import end_scores, load_reward_model, save_reward_model, scalar_head, with_scalar_head
+from preftune.models.load import unwrap
+from preftune.progress import Progress, Silent
+from preftune.rollout.score import score
+from preftune.stages.common import Room, StageConfig, finish, named, open_room, pair_items, start
+from preftune.training.loop import Loop
+from preftune.training.optim import adamw, lr_at
+from preftune.training.plan import Plan, make_plan
+from preftune.training.step import Loss, mean_metric, train_step
+
+CENTRING = 0.01  # fixes the free constant; accuracy does not move (Eisenstein et al. 2312.09244)
+
+
+class RewardConfig(StageConfig):
+    """Settings of `preftune train reward`."""
+
+    epochs: int = Field(1, ge=1, description="passes over the pairs; reward models memorise pairs fast (2203.02155)")
+    batch_size: int = Field(16, ge=1, description="pairs an optimiser step")
+    lr: float = Field(1e-4, gt=0, description="peak learning rate (1e-4 for LoRA; 9e-6 for all weights)")
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="measured share of flipped judgements")
+
+
+def run(config: RewardConfig, out: Path = Path("runs"), *, progress: Progress | None = None) -> Path:
+    """Train, and return the run's folder; the same config again returns the same folder, an interrupted one goes on."""
+    progress = progress or Silent()
+    config, final, work = start("reward", config, out)
+    if work is None:
+        return final
+    room, policy = _open(config, out, progress)
+    encoded = encode(room.renderer, pair_items(room.snapshot.train), max_tokens=room.max_tokens)
+    weights = torch.tensor([pair.weight for pair in room.snapshot.train])
+    optimiser = adamw(room.model, eps=1e-5)
+    total = _steps(config, encoded)
+    loop = Loop(work, name="reward model", total=total, models={"reward": room.model}, optimisers={"reward": optimiser}, progress=progress)
+
+    def loss(groups: list[Group]) -> Loss:
+        scores = end_scores(room.model, room.batch(groups))
+        chosen, rejected = scores[0::2], scores[1::2]
+        values = bradley_terry(chosen, rejected, margin=0.0, label_smoothing=config.label_smoothing)
+        metrics = {
+            "accuracy/train": mean_metric(accuracy(chosen, rejected)),
+            "margin/train": mean_metric(chosen - rejected),
+            "loss/bradley_terry": mean_metric(values),
+        }
+        return Loss(values + CENTRING * centring(chosen, rejected), weights[[g.index for g in groups]].to(values.device), metrics)
+
+    for step in loop.steps():
+        picked = [encoded.groups[i] for i in batch_indices(len(encoded.groups), config.batch_size, step, seed=config.seed)]
+        lr = lr_at(step, total=total, lr=config.lr, warmup=config.warmup)
+        done = train_step(
+            split_by_budget(picked, config.token_budget),
+            count=lambda groups: float(weights[[g.index for g in groups]].sum()),
+            loss=loss,
+            parameters=trainable(room.model).values(),
+            optimiser=optimiser,
+            lr=lr,
+            max_grad_norm=config.max_grad_norm,
+            where=f"reward step {step + 1}",
+            name_batch=named,
+        )
+        loop.log(step, {"loss/train": done.loss, **done.metrics, "lr": lr, "grad_norm": done.grad_norm})
+
+    scores = score_groups(room, encoded.groups, config.token_budget)
+    mean, deviation = float(scores.mean()), float(scores.std())
+    held_out = _held_out(room, config.token_budget)
+    _save(room, policy, work.path, encoded.groups[:4], mean=mean, deviation=deviation)
+    return finish(room, work, final, loop, encoded, steps=total, normalisation={"mean": mean, "sd": deviation}, held_out=held_out)
+
+
+def _open(config: RewardConfig, out: Path, progress: Progress) -> tuple[Room, nn.Module]:
+    # The room's policy is a causal LM; its backbone, adapter and all, gets a scalar head in place of the output layer.
+    room = open_room(config, out, progress)
+    model = with_scalar_head(unwrap(room.model), seed=config.seed)
+    scalar_head(model).requires_grad_(True)
+    return replace(room, model=model), room.model
+
+
+def score_groups(room: Room, groups: list[Group], token_budget: int) -> Tensor:
+    """Return the raw scores of all answers of the groups, in their order."""
+    return score(room.model, groups, pad_id=room.renderer.pad_id, token_budget=token_budget, tree=room.tree)
+
+
+def _held_out(room: Room, token_budget: int) -> dict[str, Any]:
+    if not room.snapshot.held_out:
+        return {"n": 0}
+    encoded = encode(room.renderer, pair_items(room.snapshot.held_out), max_tokens=room.max_tokens)
+    scores = score_groups(room, encoded.groups, token_budget)
+    chosen, rejected = scores[0::2], scores[1::2]
+    pairs = [room.snapshot.held_out[g.index] for g in encoded.groups]
+    longer = [1.0 if len(p.chosen) > len(p.rejected) else 0.5 if len(p.chosen) == len(p.rejected) else 0.0 for p in pairs]
+    return {
+        "n": len(pairs),
+        "accuracy": float(accuracy(chosen, rejected).mean()),
+        "correct": accuracy(chosen, rejected).tolist(),
+        "margins": (chosen - rejected).tolist(),
+        "longer_wins": sum(longer) / len(longer),
+        "ece": calibration_error((chosen - rejected).sigmoid()),
+        "loss": float(bradley_terry(chosen, rejected, margin=0.0, label_smoothing=0.0).mean()),
+    }
+
+
+def calibration_error(probabilities: Tensor, *, bins: int = 5) -> float:
+    """Return the expected calibration error of pairs: Σ share · |share right − mean confidence| over bins of equal mass.
+
+    probabilities: [P], the model's word that the chosen answer is the better one. Confidence is its distance from a coin, in
+    [0.5, 1]. Source: Guo et al. 1706.04599. Differs: bins of equal mass, not of equal width.
+    """
+    confidence = torch.maximum(probabilities, 1 - probabilities)
+    right = (probabilities > 0.5).float() + 0.5 * (probabilities == 0.5).float()
+    order = confidence.argsort()
+    gaps = [abs(float(right[b].mean() - confidence[b].mean())) * len(b) for b in order.chunk(bins)]
+    return sum(gaps) / len(probabilities)
+
+
+def _save(room: Room, policy: nn.Module, folder: Path, probes: list[Group], *, mean: float, deviation: float) -> None:
+    # Merged and whole, so that the head and every weight travel together; then read back and compared.
+    before = score_groups(room, probes, 1 << 20)
+    merge_in_place(policy)  # the backbone is shared with the reward model
+    whole = unwrap(room.model)
+    save_reward_model(whole, room.renderer, folder / "model", mean=mean, deviation=deviation)
+    after = score_groups(replace(room, model=load_reward_model(folder / "model")), probes, 1 << 20)
+    gap = float((before - after).abs().max())
+    if gap > (1e-3 if whole.dtype == torch.float32 else 0.1):
+        raise PreftuneError(
+            f"the saved reward model scores differently by {gap:.4f}", str(folder), "The run is not finished; start it again."
+        )
+
+
+def plan(config: RewardConfig, out: Path = Path("runs")) -> Plan:
+    """Say what the run will take, without starting it."""
+    room, policy = _open(config, out, Silent())
+    encoded = encode(room.renderer, pair_items(room.snapshot.train), max_tokens=room.max_tokens)
+    return make_plan(
+        "reward",
+        unwrap(policy),
+        encoded,
+        steps=_steps(config, encoded),
+        token_budget=config.token_budget,
+        passes=config.epochs,
+        forward_passes=1,
+        trained_parameters=room.trained_parameters,
+    )
+
+
+def _steps(config: RewardConfig, encoded: Encoded) -> int:
+    return config.epochs * -(-len(encoded.groups) // config.batch_size)

@@ -1,0 +1,1 @@
+"""The one step, the optimiser, the loop's bookkeeping, the plan."""

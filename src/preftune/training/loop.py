@@ -1,0 +1,112 @@
+"""The loop's bookkeeping: counting, logging, saving, going on after a kill. The stage stays in charge of each step."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from preftune.manifest import Work, disk_errors
+from preftune.models.checkpoint import load_training, save_training
+from preftune.progress import Progress
+
+CHECKPOINT = "checkpoint.pt"
+METRICS = "metrics.jsonl"
+SAMPLES = "samples.jsonl"
+SAVE_EVERY_SECONDS = 60.0
+
+
+class Loop:
+    """Counts the steps of one run in its unfinished folder.
+
+    work: the folder in the making. models, optimisers: what is saved and put back. state: the stage's own numbers (JSON and
+    tensors), changed in place by the stage. A first save is made before the first step, so that a full disk is met at once.
+    """
+
+    def __init__(
+        self, work: Work, *, name: str, total: int, models: Mapping[str, nn.Module], optimisers: Mapping[str, Optimizer], progress: Progress
+    ) -> None:
+        self.work, self.name, self.total, self.progress = work, name, total, progress
+        self.models, self.optimisers = models, optimisers
+        self.state: dict[str, Any] = {"seconds": 0.0}
+        self.start = 0
+        self._path = work.path / CHECKPOINT
+        self._save_seconds = 0.0
+        self._began = time.monotonic()
+        restored = load_training(self._path, models=models, optimisers=optimisers)
+        if restored:
+            self.start, self.state = restored
+        self._kept_seconds = float(self.state["seconds"])
+        self._trim_metrics()
+        if not restored:
+            self.save(0)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent on this run, over all the times it was resumed."""
+        return self._kept_seconds + time.monotonic() - self._began
+
+    def steps(self) -> Iterator[int]:
+        """Yield the number of each step that is still to do, saving now and then and at the end."""
+        saved = time.monotonic()
+        with self.progress.stage(self.name, self.total, "steps", done=self.start) as bar:
+            self._bar = bar
+            for step in range(self.start, self.total):
+                yield step
+                # Saving may cost at most a twentieth of the time.
+                if time.monotonic() - saved > max(SAVE_EVERY_SECONDS, 20 * self._save_seconds) and step + 1 < self.total:
+                    self.save(step + 1)
+                    saved = time.monotonic()
+        self.save(self.total)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one line to metrics.jsonl and move the progress bar; `step` counts from 0."""
+        row = {"step": step + 1, "seconds": round(self.seconds, 2), **{k: round(float(v), 6) for k, v in metrics.items()}}
+        with disk_errors(self.work.path), (self.work.path / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        self._bar.advance(1, **{k.split("/")[-1]: float(v) for k, v in list(metrics.items())[:3]})
+
+    def save(self, step: int) -> None:
+        """Save everything that the run needs to go on after `step` steps."""
+        began = time.monotonic()
+        self.state["seconds"] = self.seconds
+        save_training(self._path, models=self.models, optimisers=self.optimisers, step=step, state=self.state)
+        self._save_seconds = time.monotonic() - began
+
+    def close(self) -> None:
+        """Remove the checkpoint: the run's result stands beside it."""
+        self._path.unlink(missing_ok=True)
+
+    def _trim_metrics(self) -> None:
+        # Steps after the checkpoint will be done, and logged, again.
+        for path in (self.work.path / METRICS, self.work.path / SAMPLES):
+            if not path.exists():
+                continue
+            rows = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= self.start]
+            path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return float("inf")  # a line cut by the kill
+
+
+def read_metrics(run: Path) -> list[dict[str, float]]:
+    """Return the logged rows of a run."""
+    path = run / METRICS
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def peak_memory_gib() -> float:
+    """Return the largest resident memory of this process so far, GiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
