@@ -46,7 +46,7 @@ def evaluation(name: str, style: float, /, *, verdict: str = "kept", **changes: 
         {"name": "functions", "before": 0.4, "after": 0.4, "difference": 0.0, "lower": None, "margin": None, "n": 40,
          "unit": "share of functions that pass", "verdict": None, "gated": False},
     ]  # fmt: skip
-    compared = {"overall": verdict, "tasks": tasks, "flipped": []}
+    compared = {"overall": verdict, "tasks": tasks, "flipped": [], "facts_by_kind": {"sorting": [6, 0.5, 0.6667]}}
     row = {
         "name": name, "model": name, "base": "base", "reward_model": "runs/cd", "size": "small", "seed": 0, "style": estimate(style),
         "fully_adherent": estimate(0.1), "parses": estimate(1.0, 0.0), "passes_check": estimate(0.7), "ends_by_itself": estimate(0.95),
@@ -76,6 +76,9 @@ def rows(**slopes: float) -> list[dict[str, Any]]:
 def whole_story() -> Story:
     dpo = rows(loss__train=0.1, accuracy__train=0.1, logprobs__chosen=0.1, logprobs__rejected=-1.0)
     ppo = rows(reward__score=0.1, kl__reference=0.5, length__completion=0.1, length__finished=0.1)
+    samples = [
+        {"step": s, "prompt": "Write f.", "completion": f"tried {s} {k}", "score": k, "kl": 1.0} for s in range(1, 8) for k in (0.5, 2.0)
+    ]
     reward = run("reward", "cd34", seconds=120)
     held_out = {"n": 40, "accuracy": 0.95, "margins": [2.0] * 38 + [-0.5] * 2, "longer_wins": 0.5}
     unproved = evaluation("ppo", 0.60, verdict="not proved", kl=estimate(11.0, 0.5))
@@ -90,7 +93,7 @@ def whole_story() -> Story:
             "reward": RunView(reward.manifest | {"held_out": held_out}, reward.metrics),
             "dpo": run("dpo", "d0d0", rows=dpo),
             "sft_dpo": run("dpo", "d0d1", needs="5f70", rows=dpo),
-            "ppo": run("ppo", "9900", needs="cd34", seconds=300, rows=ppo),
+            "ppo": replace(run("ppo", "9900", needs="cd34", seconds=300, rows=ppo), samples=samples),
         },
         snapshot={"id": "snap", "counts": counts, "groups": 480, "grouped_prompts": 40},
         release={"id": "ee55", "inputs": {"run": "d0d0", "evaluation": "e1"}, "config": {"force_reason": None}},
@@ -194,6 +197,7 @@ def test_all_methods_and_all_stages_are_shown(page):
     assert "2 pairs (nearly alike)" in page.text
     assert "3 left out: longer than 2,048 tokens" in page.text
     assert "wrong before and right after" in page.text
+    assert [step for step in range(1, 8) if f"tried {step} 2.0" in page.text] == [1, 4, 7]
 
 
 def test_base_and_dpo_alone_make_a_report(tmp_path):
@@ -381,12 +385,14 @@ def test_a_story_is_read_from_a_demo_folder(tmp_path):
         write(f"runs/{name}/manifest.json", view.manifest)
         (tmp_path / f"runs/{name}/metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in view.metrics))
     write("snapshots/snap/manifest.json", made.snapshot)
+    (tmp_path / "snapshots/snap/prompts.jsonl").write_text('{"kind": "strings", "text": "a\u2028b"}\n', encoding="utf-8")
     write("releases/ee55/manifest.json", made.release)
     write("summary.json", made.summary | {"folders": folders, "model": "models/tiny"})
     read = story_of(tmp_path)
     assert read.title == "What tiny learned, and what it kept"
+    assert read.trained_kinds == {"strings"}
     assert (read.evaluations, read.snapshot, read.release) == (made.evaluations, made.snapshot, made.release)
-    assert {name: view.metrics for name, view in read.runs.items()} == {name: view.metrics for name, view in made.runs.items()}
+    assert [view.metrics for view in read.runs.values()] == [view.metrics for view in made.runs.values()]
     (tmp_path / "runs/dpo/metrics.jsonl").write_text('{"step": 1}\n{"st', encoding="utf-8")
     with pytest.raises(DataError, match=r"metrics\.jsonl line 2: the line is broken"):
         story_of(tmp_path)

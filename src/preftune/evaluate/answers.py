@@ -58,13 +58,19 @@ def cards(story: Story) -> tuple[list[Card], list[Card]]:
         return [], []
     before, after = (_by_id(story.evaluations[name]) for name in ("before", story.headline))
     both = [name for name in before if name in after]
-    picked = choose([(before[name], after[name]) for name in both])
+    picked = choose([(_with_newness(story, before[name]), after[name]) for name in both])
     shown = [_card(story, name, why) for name, why in picked.items()]
     return shown, [_card(story, name, "") for name in both if name not in picked]
 
 
 def _by_id(evaluation: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {str(answer.get("id")): answer for answer in evaluation.get("answers", [])}
+
+
+def _with_newness(story: Story, answer: dict[str, Any]) -> dict[str, Any]:
+    if "new_kind" in answer or story.trained_kinds is None:
+        return answer
+    return answer | {"new_kind": str(answer.get("kind")) not in story.trained_kinds}
 
 
 def choose(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, str]:
@@ -132,7 +138,7 @@ def _facts(answer: dict[str, Any]) -> str:
     passes = (
         {True: "check passed ✓", False: "check failed ✗"}.get(bool(answer["passes"])) if answer.get("passes") is not None else "no check"
     )
-    parts = [str(passes)]
+    parts = [str(passes)] if answer.get("parses", True) else ["no Python code found", str(passes)]
     if number(answer.get("adherence")) is not None:
         parts.append(f"adherence {plain(number(answer['adherence']), 'share')}")
     if number(answer.get("tokens")) is not None:
@@ -140,3 +146,23 @@ def _facts(answer: dict[str, Any]) -> str:
     if number(answer.get("reward")) is not None:
         parts.append(f"score {plain(number(answer['reward']), 'score')}")
     return " · ".join(parts)
+
+
+def training_samples(story: Story) -> list[Side]:
+    """Return what PPO wrote at its first, middle and last step, of each step the completion that scored best."""
+    rows = story.runs["ppo"].samples if "ppo" in story.runs else []
+    best: dict[float, dict[str, Any]] = {}
+    for row in rows:
+        step, score = number(row.get("step")), number(row.get("score"))
+        if step is not None and score is not None and (step not in best or score > float(best[step]["score"])):
+            best[step] = row
+    steps = sorted(best)
+    shown = sorted({steps[0], steps[len(steps) // 2], steps[-1]}) if steps else []
+    return [_sampled(best[step]) for step in shown]
+
+
+def _sampled(row: dict[str, Any]) -> Side:
+    facts = f"score {plain(number(row['score']), 'score')} · KL {plain(number(row.get('kl')), 'nats')}"
+    ending = "" if row.get("finished", True) else " · cut at the limit"
+    text = Markup("{}<b>{}</b>").format(str(row.get("prompt", "")), marked(str(row.get("completion", "")), [], "ins"))
+    return Side(f"Step {row['step']}", text, facts + ending, (), ())

@@ -161,11 +161,15 @@ _ADVICE = "Read the answers below before you trust the score; a higher kl_coef o
 
 
 def reward_rise(story: Story) -> float | None:
-    """Return by how many standard deviations of the base's scores PPO's mean score rose; None where scores are missing."""
-    before, after = (story.evaluations.get(name, {}).get("reward") or {} for name in ("before", "ppo"))
-    first, second, sd = measured(before), measured(after), number(before.get("sd"))
-    if first and second and sd:
-        return (second.value - first.value) / sd
+    """Return by how many standard deviations of the base's scores PPO's mean score rose; None where scores are missing.
+
+    Of sampled answers, as PPO is trained on them, where they were scored; else of the greedy ones.
+    """
+    for key in ("sampled_reward", "reward"):
+        before, after = (story.evaluations.get(name, {}).get(key) or {} for name in ("before", "ppo"))
+        first, second, sd = measured(before), measured(after), number(before.get("sd"))
+        if first and second and sd:
+            return (second.value - first.value) / sd
     return number(story.summary.get("ppo", {}).get("reward_gain_sd"))
 
 

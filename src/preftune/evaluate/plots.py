@@ -144,7 +144,7 @@ def trade_off(name: str, title: str, description: str, points: Sequence[Point], 
 def calibration(name: str, title: str, description: str, bins: Sequence[tuple[float, float, int]]) -> Markup:
     """Return a reliability diagram of bins (mean confidence, share that was right, count); the diagonal is perfect calibration."""
     with matplotlib.rc_context(_SETTINGS):
-        figure, axes = _axes(3.4, 3.0)
+        figure, axes = _axes(4.4, 3.2)
         axes.plot([0.5, 1], [0.5, 1], color=MUTED, linewidth=1.0, linestyle=(0, (1, 2)), label="as sure as right")
         axes.plot([b[0] for b in bins], [b[1] for b in bins], color=SERIES[0], marker="o", markersize=5.5, label="reward model")
         figure.legend(loc="outside upper left", ncols=2, labelcolor=INK, handlelength=2.0, borderaxespad=0.2)

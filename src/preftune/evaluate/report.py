@@ -54,6 +54,7 @@ def _contents(story: Story) -> dict[str, Any]:
         "contrasts": [(c, comparison.style_sentence(c), comparison.cost_sentences(story, sources, c)) for c in made],
         "conclusion": comparison.conclusion(story),
         "curves": panels.stage_curves(story),
+        "sampled": answers.training_samples(story),
         "shown": shown,
         "rest": rest,
         "conventions": tables.style_rows(story, sources),

@@ -44,6 +44,7 @@ class Story:
 
     evaluations: name (before, sft, dpo, sft_dpo, ppo) → content of evaluation.json; any but "before" may be missing.
     runs: name (sft, reward, dpo, sft_dpo, ppo) → its view. snapshot, release, reports: the manifests of these folders, where known.
+    trained_kinds: the kinds of requests that were trained on; None where that is not known.
     """
 
     title: str
@@ -54,6 +55,7 @@ class Story:
     snapshot: dict[str, Any] = field(default_factory=dict)
     release: dict[str, Any] = field(default_factory=dict)
     reports: dict[str, dict[str, Any]] = field(default_factory=dict)
+    trained_kinds: frozenset[str] | None = None
 
     @property
     def methods(self) -> list[str]:
@@ -218,6 +220,7 @@ def story_of(folder: Path) -> Story:
         snapshot=read_manifest(folder / snapshot) if snapshot else {},
         release=read_manifest(folder / release) if release else {},
         reports={name: read_manifest(path) for name, path in reports.items() if (path / "manifest.json").exists()},
+        trained_kinds=frozenset(str(row.get("kind")) for row in _json_lines(folder / snapshot / "prompts.jsonl")) if snapshot else None,
     )
 
 
@@ -235,7 +238,9 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = []
-    for place, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for place, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):  # U+2028 and its like may stand inside a line
+        if not line.strip():
+            continue
         try:
             rows.append(dict(json.loads(line)))
         except ValueError as error:

@@ -83,6 +83,16 @@ class TaskRow:
 
 
 @dataclass(frozen=True)
+class KindRow:
+    """The facts of one kind, as text: how many, and the shares that were right before and after."""
+
+    kind: str
+    n: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
 class RetentionTable:
     """What one tuned model kept; cite: the overall verdict as a link. lost, gained: the items that flipped."""
 
@@ -93,6 +103,7 @@ class RetentionTable:
     rows: tuple[TaskRow, ...]
     lost: tuple[Flip, ...]
     gained: tuple[Flip, ...]
+    kinds: tuple[KindRow, ...]
 
 
 def retention_tables(story: Story, sources: Sources) -> list[RetentionTable]:
@@ -114,9 +125,18 @@ def retention_tables(story: Story, sources: Sources) -> list[RetentionTable]:
                 rows=tuple(_task_row(task, sources, file) for task in retention_tasks(evaluation)),
                 lost=tuple(flip for flip in flipped if not flip.gained),
                 gained=tuple(flip for flip in flipped if flip.gained),
+                kinds=_kind_rows(evaluation),
             )
         )
     return tables
+
+
+def _kind_rows(evaluation: dict[str, Any]) -> tuple[KindRow, ...]:
+    by_kind = evaluation["retention"]["verdict"].get("facts_by_kind") or {}
+    return tuple(
+        KindRow(str(kind), f"{n:,}", plain(number(before), "share"), plain(number(after), "share"))
+        for kind, (n, before, after) in by_kind.items()
+    )
 
 
 def _task_row(task: RetentionTask, sources: Sources, file: str) -> TaskRow:
