@@ -192,11 +192,10 @@ def test_the_same_story_gives_the_same_bytes(page, tmp_path):
 
 
 def test_all_methods_and_all_stages_are_shown(page):
-    for words in ("SFT then DPO", "PPO (RLHF)", "Reward model", "Chosen and rejected against the start", "KL from the base"):
+    for words in ("SFT then DPO", "Reward model", "Chosen and rejected against the start", "KL from the start"):
         assert words in page.text
-    assert "2 pairs (nearly alike)" in page.text
-    assert "3 left out: longer than 2,048 tokens" in page.text
-    assert "wrong before and right after" in page.text
+    for words in ("2 pairs (nearly alike)", "3 left out: longer than 2,048 tokens", "wrong before and right after"):
+        assert words in page.text
     assert [step for step in range(1, 8) if f"tried {step} 2.0" in page.text] == [1, 4, 7]
 
 
@@ -234,7 +233,7 @@ def test_text_of_models_and_users_cannot_leave_its_place(tmp_path):
     evaluations["dpo"]["retention"]["measure"]["facts"][1] |= {"id": "fact-1", "kind": HOSTILE, "cluster": HOSTILE}
     dpo = run("dpo", "d0d0")
     dpo.manifest["config"][HOSTILE] = HOSTILE
-    story = Story(HOSTILE, Path("demo"), {"refused": HOSTILE, "folders": {"runs": {"dpo": HOSTILE}}}, evaluations, {"dpo": dpo})
+    story = Story(HOSTILE, Path("demo"), {"refusals": {"dpo": [HOSTILE]}, "folders": {"runs": {"dpo": HOSTILE}}}, evaluations, {"dpo": dpo})
     page = page_of(story, tmp_path)
     check_structure(page)
     assert len(page.all("style")) == 1
@@ -256,7 +255,7 @@ def test_the_verdict_tells_lost_and_not_proved_apart():
     assert "Knowledge was lost: facts got worse by 8.5 points, beyond the margin of 3.0 points." in lost
     assert "is not proved: for facts the change is −3.5 points, and a loss beyond the margin of 3.0 points cannot be ruled out." in unproved
     assert "That is no proof of a loss either" in unproved
-    assert "Nothing was released; the gate refuses" in unproved
+    assert unproved.endswith("Nothing was released.")
     assert "was not measured" in verdict(two_models(retention=None))
 
 
@@ -267,9 +266,11 @@ def test_the_verdict_does_not_claim_a_gain_whose_interval_includes_zero():
 
 
 def test_a_refused_and_a_forced_release_are_said_with_their_reasons(tmp_path):
-    refused = replace(two_models(verdict="lost"), summary={"release": None, "refused": "Retention is lost on facts."})
-    assert verdict(refused).endswith("Nothing was released, as the gate refused: Retention is lost on facts.")
+    refused = replace(two_models(verdict="lost"), summary={"refusals": {"dpo": ["Lost on facts.", "Too far."]}})
+    assert verdict(refused).endswith("Nothing was released, as the gate refused DPO: Lost on facts. Too far.")
     check_structure(page_of(refused, tmp_path))
+    others = replace(whole_story(), summary=whole_story().summary | {"refusals": {"ppo": ["Not proved."], "dpo": []}})
+    assert verdict(others).endswith("DPO was released as releases/ee55. The gate refused PPO (RLHF).")
     forced = replace(whole_story(), release={"inputs": {"run": "d0d0"}, "config": {"force_reason": "a test server needs it"}})
     assert verdict(forced).endswith("it was released all the same, for this reason: “a test server needs it”.")
 
@@ -389,8 +390,7 @@ def test_a_story_is_read_from_a_demo_folder(tmp_path):
     write("releases/ee55/manifest.json", made.release)
     write("summary.json", made.summary | {"folders": folders, "model": "models/tiny"})
     read = story_of(tmp_path)
-    assert read.title == "What tiny learned, and what it kept"
-    assert read.trained_kinds == {"strings"}
+    assert (read.title, read.trained_kinds) == ("What tiny learned, and what it kept", {"strings"})
     assert (read.evaluations, read.snapshot, read.release) == (made.evaluations, made.snapshot, made.release)
     assert [view.metrics for view in read.runs.values()] == [view.metrics for view in made.runs.values()]
     (tmp_path / "runs/dpo/metrics.jsonl").write_text('{"step": 1}\n{"st', encoding="utf-8")

@@ -97,21 +97,25 @@ def size(task: RetentionTask, value: float | None) -> str:
 
 
 def _release(story: Story, sources: Sources) -> Markup:
-    path, refused = story.summary.get("release"), story.summary.get("refused")
+    path, refused = story.summary.get("release"), refusals(story)
     if path:
         what = f"{LABELS[story.released]} was released" if story.released else "A model was released"
         text = Markup("{} as {}.").format(what, sources.cite(str(path), "summary", "release"))
         reason = story.release.get("config", {}).get("force_reason")
-        return (
-            Markup("{} The gate had refused it; it was released all the same, for this reason: “{}”.").format(text, reason)
-            if reason
-            else text
-        )
-    if refused:
-        return Markup("Nothing was released, as the gate refused: {}").format(sources.cite(str(refused), "summary", "refused"))
-    if story.headline and verdict_of(story.evaluations[story.headline]) != "kept":
-        return Markup("Nothing was released; the gate refuses a model whose knowledge is not proved kept.")
+        if reason:
+            text += Markup(" The gate had refused it; it was released all the same, for this reason: “{}”.").format(reason)
+        others = [LABELS.get(name, name) for name in refused if name != story.released]
+        return Markup("{} The gate refused {}.").format(text, listed(others)) if others else text
+    if story.headline in refused:
+        verb = sources.cite("refused", "summary", f"refusals.{story.headline}")
+        return Markup("Nothing was released, as the gate {} {}: {}").format(verb, LABELS[story.headline], refused[story.headline])
     return Markup("Nothing was released.")
+
+
+def refusals(story: Story) -> dict[str, str]:
+    """Return why the gate refused each method that it refused, in sentences."""
+    reasons = story.summary.get("refusals") or {}
+    return {name: " ".join(map(str, why)) for name, why in reasons.items() if why}
 
 
 def warnings(story: Story, sources: Sources) -> list[Warned]:
@@ -135,8 +139,8 @@ def _gaming(story: Story, sources: Sources) -> Iterator[Warned]:
             if _fall(before, after, key):
                 fell = Markup(what).format(*_both(story, sources, key, "share"))
                 score = plain(rose, "gain").lstrip("+")
-                text = Markup("The reward model's score rose by {}, but {}. {}").format(score, fell, _ADVICE)
-                yield Warned("PPO games the reward model", text)
+                told = Markup("The reward model's score rose by {}, but {}. {}").format(score, fell, _ADVICE)
+                yield Warned("PPO games the reward model", told)
     lengths = measured(before.get("mean_tokens")), measured(after.get("mean_tokens"))
     if lengths[0] and lengths[1] and lengths[0].value > 0 and lengths[1].value >= DOUBLED * lengths[0].value:
         ratio = lengths[1].value / lengths[0].value

@@ -96,10 +96,10 @@ PLANS: dict[str, tuple[Plan, ...]] = {
             "What PPO climbs. Read it with the style and the checks: a score that rises alone is a gamed reward model.",
         ),
         Plan(
-            "KL from the base",
+            "KL from the start",
             {"kl/reference": "KL"},
             "nats an answer",
-            "The price of the reward: how far the answers have moved from the base model's.",
+            "The price of the reward: how far the answers have moved from the model that PPO started from.",
         ),
         _LENGTH,
         Plan(

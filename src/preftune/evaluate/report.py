@@ -48,6 +48,7 @@ def _contents(story: Story) -> dict[str, Any]:
         "verdict": findings.verdict(story, sources),
         "warnings": findings.warnings(story, sources),
         "healthy": findings.healthy(story),
+        "refusals": {LABELS.get(name, name): why for name, why in findings.refusals(story).items()},
         "style_plot": style_plot,
         "cost_plot": cost_plot,
         "rows": comparison.rows(story, sources),

@@ -209,7 +209,7 @@ def story_of(folder: Path) -> Story:
     runs = {name: folder / path for name, path in folders.get("runs", {}).items() if path}
     snapshot, release = folders.get("snapshot"), folders.get("release")
     return Story(
-        title=str(summary.get("title") or f"What {Path(str(summary.get('model') or 'the model')).name} learned, and what it kept"),
+        title=str(summary.get("title") or f"What {_model_name(summary)} learned, and what it kept"),
         folder=folder,
         summary=summary,
         evaluations={name: _json(path / "evaluation.json") for name, path in reports.items()},
@@ -222,6 +222,11 @@ def story_of(folder: Path) -> Story:
         reports={name: read_manifest(path) for name, path in reports.items() if (path / "manifest.json").exists()},
         trained_kinds=frozenset(str(row.get("kind")) for row in _json_lines(folder / snapshot / "prompts.jsonl")) if snapshot else None,
     )
+
+
+def _model_name(summary: dict[str, Any]) -> str:
+    name = Path(str(summary.get("model") or "")).name
+    return "the model" if name in ("", "base") else name  # the demo's folder of the base model tells no name
 
 
 def _json(path: Path) -> dict[str, Any]:
