@@ -31,7 +31,7 @@ from preftune.progress import Progress, Silent
 from preftune.records import Prompt
 from preftune.rollout.generate import Sample
 from preftune.rollout.score import score
-from preftune.training.loop import peak_memory_gib
+from preftune.training.loop import peak_memory_gib, reset_peak_memory
 
 EVALUATION = "evaluation.json"
 
@@ -111,6 +111,7 @@ def _measure(
     progress: Progress,
     name: str,
 ) -> dict[str, Any]:
+    reset_peak_memory()
     subject = Subject(model)
     prompts = _choose(load_snapshot(snapshot), size.prompts)
     messages = [p.messages for p in prompts]
@@ -125,6 +126,7 @@ def _measure(
                 row[key] = value
     before_rows = reference["answers"] if reference else None
     result = _summary(rows, before_rows, sampled)
+    result["before"] = {"ends_by_itself": reference["ends_by_itself"]} if reference else None
     if base is not None:
         kl = _kl(subject, base, messages, sampled)
         for row, value in zip(rows, kl, strict=True):

@@ -25,6 +25,11 @@ def predicting(hidden: Tensor, parent: Tensor, mask: Tensor) -> Tensor:
     return hidden[rows, parent[rows, places]]
 
 
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    # float32 for every narrower type: in bf16 the first ratio is off by 1 %. float64 stays, for finite differences.
+    return torch.promote_types(dtype, torch.float32)
+
+
 @dataclass(frozen=True)
 class Head:
     """The output layer: logits = cap·tanh(scale·(h Wᵀ + b)/cap), cap and bias where the model has them.
@@ -38,8 +43,9 @@ class Head:
     scale: float = 1.0
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Return float32 logits [N, V] of hidden states [N, H]."""
-        logits = torch.nn.functional.linear(hidden, self.weight, self.bias).float() * self.scale
+        """Return logits [N, V] of hidden states [N, H], float32 at least."""
+        logits = torch.nn.functional.linear(hidden, self.weight, self.bias)
+        logits = logits.to(_wide(logits.dtype)) * self.scale
         return torch.tanh(logits / self.softcap) * self.softcap if self.softcap else logits
 
 
@@ -48,10 +54,10 @@ class _ChunkedLogProbs(torch.autograd.Function):
     # head buys the memory of [N, V], which is most of a small model's step.
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: Head, temperature: float, chunk: int
     ) -> tuple[Tensor, Tensor]:
-        out = hidden.new_empty(len(hidden), dtype=torch.float32)
+        out = hidden.new_empty(len(hidden), dtype=_wide(hidden.dtype))
         entropy = torch.empty_like(out)
         lse = torch.empty_like(out)
         for start in range(0, len(hidden), chunk):
@@ -67,13 +73,13 @@ class _ChunkedLogProbs(torch.autograd.Function):
         return out, entropy
 
     @staticmethod
-    def backward(ctx: Any, grad_out: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_out: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, lse = ctx.saved_tensors
         head, temperature, chunk = ctx.head, ctx.temperature, ctx.chunk
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
-        grad_bias = torch.zeros_like(bias, dtype=torch.float32) if wants_bias else None
+        grad_weight = torch.zeros_like(weight, dtype=_wide(weight.dtype)) if wants_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=_wide(bias.dtype)) if wants_bias else None
         for start in range(0, len(hidden), chunk):
             part = slice(start, start + chunk)
             logits = head.logits(hidden[part])
@@ -86,9 +92,9 @@ class _ChunkedLogProbs(torch.autograd.Function):
             if grad_hidden is not None:
                 grad_hidden[part] = (grad_logits @ weight).to(hidden.dtype)
             if grad_weight is not None:
-                grad_weight += (grad_logits.T @ hidden[part]).float()
+                grad_weight += grad_logits.T @ hidden[part]
             if grad_bias is not None:
-                grad_bias += grad_logits.float().sum(0)
+                grad_bias += grad_logits.sum(0, dtype=grad_bias.dtype)
         return (
             grad_hidden,
             grad_weight.to(weight.dtype) if grad_weight is not None else None,
@@ -103,7 +109,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
 def token_logprobs(
     hidden: Tensor, head: Head, ids: Tensor, parent: Tensor, mask: Tensor, *, temperature: float, chunk_tokens: int
 ) -> tuple[Tensor, Tensor]:
-    """Return (logprobs, entropy) of the counted tokens, each float32 [B, T], 0 where mask is False.
+    """Return (logprobs, entropy) of the counted tokens, each [B, T], float32 at least, 0 where mask is False.
 
     hidden: float [B, T, H], the model's last hidden states. ids, parent: int64 [B, T]. mask: bool [B, T], True = counts.
     temperature: the logits are divided by it, as in sampling. chunk_tokens: rows of logits held at once. Nats. The entropy
@@ -114,8 +120,10 @@ def token_logprobs(
     if hidden.shape[:2] != ids.shape:
         raise ShapeError(f"hidden is {list(hidden.shape)} but ids is {list(ids.shape)}; the first two should be equal")
     rows = predicting(hidden, parent, mask)
-    values, entropies = _ChunkedLogProbs.apply(rows, head.weight, head.bias, ids[mask], head, temperature, chunk_tokens)
-    zeros = torch.zeros(ids.shape, dtype=torch.float32, device=hidden.device)
+    values, entropies = _ChunkedLogProbs.apply(  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        rows, head.weight, head.bias, ids[mask], head, temperature, chunk_tokens
+    )
+    zeros = torch.zeros(ids.shape, dtype=values.dtype, device=hidden.device)
     return zeros.masked_scatter(mask, values), zeros.masked_scatter(mask, entropies)
 
 
@@ -125,6 +133,6 @@ def logprobs_from_logits(logits: Tensor, ids: Tensor, parent: Tensor, mask: Tens
     Source: `maths.md` 1.1. Differs: column 0 is there and masked (one index).
     """
     check_shapes("B T", ids=ids, parent=parent, mask=mask)
-    rows = predicting(logits, parent, mask).float() / temperature
+    rows = predicting(logits, parent, mask).to(_wide(logits.dtype)) / temperature
     values = rows.log_softmax(-1).gather(1, ids[mask][:, None]).squeeze(1)
-    return torch.zeros(ids.shape, dtype=torch.float32, device=logits.device).masked_scatter(mask, values)
+    return torch.zeros(ids.shape, dtype=values.dtype, device=logits.device).masked_scatter(mask, values)

@@ -36,7 +36,9 @@ def clipped_value_loss(values: Tensor, behaviour_values: Tensor, returns: Tensor
     """
     check_shapes("S N", values=values, behaviour_values=behaviour_values, returns=returns, mask=mask)
     near = torch.clamp(values, behaviour_values - clip_range, behaviour_values + clip_range)
-    return torch.where(mask, 0.5 * torch.maximum((values - returns) ** 2, (near - returns) ** 2), 0.0)
+    # Masked before the square: its gradient at a nan would be 0 · nan.
+    error, near_error = (torch.where(mask, v - returns, 0.0) for v in (values, near))
+    return 0.5 * torch.maximum(error**2, near_error**2)
 
 
 def clip_fraction(ratio: Tensor, mask: Tensor, *, clip_range: float) -> Tensor:

@@ -12,11 +12,13 @@ from preftune.tensors import check_shapes
 def bradley_terry(chosen_scores: Tensor, rejected_scores: Tensor, *, margin: float | Tensor, label_smoothing: float) -> Tensor:
     """Return −(1−ε) log σ(d) − ε log σ(−d) with d = chosen − rejected − margin, one value a pair.
 
-    chosen_scores, rejected_scores: float [P]. margin: the least gap wished for (0 = plain). label_smoothing ε: the measured
+    chosen_scores, rejected_scores: float [P]. margin: the least gap wished for (0 = plain), or float [P]. label_smoothing ε: the measured
     share of judgements that are wrong. P(chosen preferred) = σ(d).
     Source: Bradley & Terry 1952; Christiano et al. 2017; margin: Llama 2 (2307.09288) §3.2.2. Differs: none.
     """
     check_shapes("P", chosen_scores=chosen_scores, rejected_scores=rejected_scores)
+    if isinstance(margin, Tensor):
+        check_shapes("P", chosen_scores=chosen_scores, margin=margin)
     gap = chosen_scores - rejected_scores - margin
     return -(1 - label_smoothing) * logsigmoid(gap) - label_smoothing * logsigmoid(-gap)
 

@@ -71,7 +71,7 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 def merged(base: PreTrainedModel, adapter_folder: Path) -> PreTrainedModel:
     """Return the base with a saved adapter added into its weights (in the base's dtype; give float32)."""
     with_adapter = PeftModel.from_pretrained(base, str(adapter_folder))
-    whole: PreTrainedModel = with_adapter.merge_and_unload(safe_merge=True)  # type: ignore[operator]  # peft leaves it untyped
+    whole: PreTrainedModel = with_adapter.merge_and_unload(safe_merge=True)
     return whole.eval()
 
 
@@ -79,5 +79,5 @@ def merge_in_place(model: nn.Module) -> PreTrainedModel:
     """Return the plain model with its adapter added into the weights."""
     if not isinstance(model, PeftModel):
         return unwrap(model)
-    whole: PreTrainedModel = model.merge_and_unload(safe_merge=True)  # type: ignore[operator]  # peft leaves it untyped
+    whole: PreTrainedModel = model.merge_and_unload(safe_merge=True)
     return whole

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -33,6 +34,9 @@ class Sample:
 class _GrowingLayer(DynamicLayer):
     # transformers' dynamic layer copies the whole cache for each new token; this one writes into room made ahead.
     GROW = 32
+    keys: Tensor
+    values: Tensor
+    used: int
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
@@ -139,7 +143,9 @@ def _decode(
         attend[row, width - len(prompt) :] = True
     ids, attend = ids.to(device), attend.to(device)
     positions = (attend.long().cumsum(1) - 1).clamp(min=0)
-    out = backbone(input_ids=ids, attention_mask=attend.long(), position_ids=positions, past_key_values=cache, use_cache=True)
+    # Newer versions of transformers call it `cache`, older ones `past_key_values`.
+    with_cache = {"cache" if "cache" in signature(backbone.forward).parameters else "past_key_values": cache, "use_cache": True}
+    out = backbone(input_ids=ids, attention_mask=attend.long(), position_ids=positions, **with_cache)
     hidden = out.last_hidden_state[:, width - 1]
 
     spread = torch.arange(len(prompts), device=device).repeat_interleave(samples_per_prompt)
@@ -178,8 +184,7 @@ def _decode(
             input_ids=tokens[:, None].to(device),
             attention_mask=attend.long(),
             position_ids=position[:, None],
-            past_key_values=cache,
-            use_cache=True,
+            **with_cache,
         )
         hidden = out.last_hidden_state[:, 0]
     return done

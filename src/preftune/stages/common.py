@@ -113,9 +113,8 @@ def load_policy(base: Path, adapter: Adapter | None, *, seed: int) -> nn.Module:
     """Return the model to train: with a fresh adapter, or with all weights trained."""
     device = find_device()
     causal = load_causal_lm(base, device=device, dtype=fitting_dtype(device, trained_whole=adapter is None))
-    if adapter is not None:
-        return add_adapter(causal, adapter, seed=seed)
-    return causal.requires_grad_(True)
+    policy: nn.Module = add_adapter(causal, adapter, seed=seed) if adapter else causal.requires_grad_(True)
+    return policy
 
 
 def finish(room: Room, work: Work, final: Path, loop: Loop, encoded: Encoded, **facts: Any) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 import time
@@ -39,6 +40,7 @@ class Loop:
         self.start = 0
         self._path = work.path / CHECKPOINT
         self._save_seconds = 0.0
+        reset_peak_memory()
         self._began = time.monotonic()
         restored = load_training(self._path, models=models, optimisers=optimisers)
         if restored:
@@ -71,7 +73,7 @@ class Loop:
         row = {"step": step + 1, "seconds": round(self.seconds, 2), **{k: round(float(v), 6) for k, v in metrics.items()}}
         with disk_errors(self.work.path), (self.work.path / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        self._bar.advance(1, **{k.split("/")[-1]: float(v) for k, v in list(metrics.items())[:3]})
+        self._bar.advance(1, **{k.removesuffix("/train"): float(v) for k, v in list(metrics.items())[:3]})
 
     def save(self, step: int) -> None:
         """Save everything that the run needs to go on after `step` steps."""
@@ -89,11 +91,18 @@ class Loop:
         for path in (self.work.path / METRICS, self.work.path / SAMPLES):
             if not path.exists():
                 continue
-            rows = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= self.start]
-            path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+            # Split as bytes: a kill may have cut a character in two, and a text may hold what Python takes for an end of line.
+            rows = [line for line in path.read_bytes().split(b"\n") if _step_of(line) <= self.start]
+            temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+            with disk_errors(path):
+                try:
+                    temporary.write_bytes(b"".join(row + b"\n" for row in rows))
+                    temporary.replace(path)
+                finally:
+                    temporary.unlink(missing_ok=True)
 
 
-def _step_of(line: str) -> float:
+def _step_of(line: bytes) -> float:
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError):
@@ -106,7 +115,20 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
+_STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def reset_peak_memory() -> None:
+    """Start the peak anew, so that each stage of one process reports its own (Linux only; elsewhere the peak is the process's)."""
+    if _CLEAR_REFS.exists() and os.access(_CLEAR_REFS, os.W_OK):
+        _CLEAR_REFS.write_text("5")
+
+
 def peak_memory_gib() -> float:
-    """Return the largest resident memory of this process so far, GiB."""
+    """Return the largest resident memory of this process since the last reset, GiB."""
+    if _STATUS.exists():
+        line = next((row for row in _STATUS.read_text().splitlines() if row.startswith("VmHWM:")), None)
+        if line is not None:
+            return int(line.split()[1]) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)

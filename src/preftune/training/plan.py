@@ -78,7 +78,7 @@ def make_plan(
     """
     groups = encoded.groups
     backbone: Any = model.base_model
-    embedding = model.get_input_embeddings().weight.numel()  # type: ignore[union-attr, operator]  # every causal LM has one
+    embedding = model.get_input_embeddings().weight.numel()
     linear = sum(p.numel() for p in backbone.parameters()) - embedding
     config = model.config.get_text_config()
     tokens, learned = sum(g.num_tokens for g in groups), sum(g.num_completion_tokens for g in groups)
