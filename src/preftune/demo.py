@@ -61,7 +61,7 @@ RECIPES = {
         size="small",
         sft={"batch_size": 8, "lr": 3e-4},
         reward={"batch_size": 8, "lr": 2e-4},
-        dpo={"batch_size": 8, "lr": 2e-4},
+        dpo={"batch_size": 8, "lr": 1e-4},
         sft_dpo=None,
         ppo={"steps": 4, "prompts_per_step": 8, "samples_per_prompt": 4},
         seconds={"reward": 120, "sft": 90, "dpo": 180, "ppo": 150, "evaluate": 300},
@@ -102,19 +102,13 @@ def demo(
         config = config_type(data=str(data), model=str(start), seed=seed, token_budget=TOKEN_BUDGET, **settings, **more)
         runs[name] = clock(name, lambda: module.run(config, out, progress=progress))
 
-    def measure(name: str, path: Path) -> None:
-        work = lambda: evaluate(  # noqa: E731  # one call, timed
-            path,
-            data,
-            base=base,
-            reward_model=runs["reward"],
-            out=directory / "reports",
-            size=recipe.size,
-            seed=seed,
-            name=name,
-            progress=progress,
+    def measure(name: str, path: Path, *, retention: bool = True) -> None:
+        settings: dict[str, Any] = {"size": recipe.size, "seed": seed, "retention": retention, "progress": progress}
+        reports = directory / "reports"
+        folders["evaluations"][name] = clock(
+            f"evaluate_{name}",
+            lambda: evaluate(path, data, base=base, reward_model=runs["reward"], out=reports, name=name, **settings),
         )
-        folders["evaluations"][name] = clock(f"evaluate_{name}", work)
 
     train("reward", reward, reward.RewardConfig, recipe.reward)
     measure("before", base)
@@ -122,7 +116,7 @@ def demo(
     train("dpo", preference, preference.DPOConfig, recipe.dpo)
     measure("dpo", runs["dpo"])
     if recipe.sft_dpo is not None:
-        measure("sft", runs["sft"])
+        measure("sft", runs["sft"], retention=False)  # a step on the way, not a candidate for release
         train("sft_dpo", preference, preference.DPOConfig, recipe.sft_dpo, runs["sft"])
         measure("sft_dpo", runs["sft_dpo"])
     train("ppo", ppo, ppo.PPOConfig, recipe.ppo, runs["sft"], reward_model=str(runs["reward"]))
@@ -198,7 +192,7 @@ class _Clock:
 def _release_best(directory: Path, folders: dict[str, Any], clock: _Clock, progress: Progress) -> dict[str, list[str]]:
     """Release the method that won most style among those that the gate lets through; return why the others were refused."""
     measured = {name: read_evaluation(path) for name, path in folders["evaluations"].items() if name != "before"}
-    gates = {name: judge(evaluation) for name, evaluation in measured.items() if evaluation["retention"]["verdict"]}
+    gates = {name: judge(evaluation) for name, evaluation in measured.items() if _verdict_of(evaluation)}
     passed = [name for name, gate in gates.items() if gate.passed]
     if passed:
         best = max(passed, key=lambda name: float(measured[name]["style"]["value"]))
@@ -228,7 +222,7 @@ def _summary(
         "model": before["base"],
         "style": {name: e["style"] for name, e in evaluations.items()} | {f"{name}_gain": e["style_gain"] for name, e in tuned.items()},
         "runs": {name: e["passes_check"] for name, e in evaluations.items()},
-        "retention": {name: {**e["retention"]["verdict"], "verdict": e["retention"]["verdict"]["overall"]} for name, e in tuned.items()},
+        "retention": {name: {**v, "verdict": v["overall"]} for name, e in tuned.items() if (v := _verdict_of(e))},
         "reward_model": {
             "accuracy": vars(wilson(sum(held_out["correct"]), held_out["n"])),
             **{k: held_out[k] for k in ("n", "ece", "longer_wins", "loss")},
@@ -251,6 +245,10 @@ def _summary(
     return result
 
 
+def _verdict_of(evaluation: dict[str, Any]) -> dict[str, Any] | None:
+    return evaluation["retention"]["verdict"] if evaluation["retention"] else None
+
+
 def _reward_gain(evaluation: dict[str, Any], before: dict[str, Any]) -> float:
     """Return how far the mean reward of sampled answers rose, in standard deviations of the base's answers."""
     return float((evaluation["sampled_reward"]["value"] - before["sampled_reward"]["value"]) / before["sampled_reward"]["sd"])
@@ -271,7 +269,7 @@ def _compared(
         "seconds": seconds[name],
         "seconds_with_needs": round(sum(seconds[n] for n in (name, *needs)), 1),
         "peak_memory_gib": manifest["peak_memory_gib"],
-        "retention": evaluation["retention"]["verdict"]["overall"],
+        "retention": (_verdict_of(evaluation) or {}).get("overall"),
     }
 
 

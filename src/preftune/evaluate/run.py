@@ -47,7 +47,7 @@ class Size:
     functions: int
 
 
-SIZES = {"small": Size(60, 128, 300, 25, 20), "full": Size(100, 192, 1200, None, 60)}
+SIZES = {"small": Size(60, 128, 300, 25, 20), "full": Size(100, 192, 1000, None, 60)}
 
 
 def evaluate(
@@ -60,12 +60,14 @@ def evaluate(
     size: str = "full",
     seed: int = 0,
     name: str | None = None,
+    retention: bool = True,
     progress: Progress | None = None,
 ) -> Path:
     """Measure `model` on a snapshot's held-out requests and return its report folder (`evaluation.json` inside).
 
     base: what it is compared with; where `model` is the base itself there is nothing to compare. reward_model: a run of train
-    reward, for score and win rate. size: "small" or "full". The same call again returns the same folder.
+    reward, for score and win rate. size: "small" or "full". retention: False leaves out what was lost (the gate then refuses).
+    The same call again returns the same folder.
     """
     progress = progress or Silent()
     if size not in SIZES:
@@ -73,7 +75,7 @@ def evaluate(
     is_base = hash_folder(model) == hash_folder(base)
     folders = {"model": model, "snapshot": snapshot, "base": base} | ({"reward_model": reward_model} if reward_model else {})
     project = out.resolve().parent
-    config = {"size": size, "seed": seed, "measures": asdict(SIZES[size])}
+    config = {"size": size, "seed": seed, "measures": asdict(SIZES[size]), "retention": retention}
     final, work = begin(out, "evaluation", {k: hash_folder(v) for k, v in folders.items()}, config)
     if work is None:
         return final
@@ -82,7 +84,10 @@ def evaluate(
     kind = "base" if is_base else str(read_manifest(model)["kind"]) if (model / MANIFEST).exists() else "model"
     result: dict[str, Any] = {"name": name or kind, **{k: name_in(v, project) for k, v in folders.items()}, "size": size, "seed": seed}
     result.setdefault("reward_model", None)
-    result |= _measure(model, snapshot, None if is_base else base, reward_model, SIZES[size], seed, reference, progress, result["name"])
+    reset_peak_memory()
+    subject = Subject(model)
+    result |= _answers(subject, snapshot, None if is_base else base, reward_model, SIZES[size], seed, reference, progress, result["name"])
+    result["retention"] = _retention(subject, SIZES[size], seed, reference, progress, result["name"]) if retention else None
     result |= {"seconds": round(time.monotonic() - began, 1), "peak_memory_gib": round(peak_memory_gib(), 2)}
     write_json(work.path / EVALUATION, result)
     return work.finish(final, paths={k: name_in(v, project) for k, v in folders.items()})
@@ -100,8 +105,8 @@ def _reference(
     return read_evaluation(folder)
 
 
-def _measure(
-    model: Path,
+def _answers(
+    subject: Subject,
     snapshot: Path,
     base: Path | None,
     reward_model: Path | None,
@@ -111,8 +116,6 @@ def _measure(
     progress: Progress,
     name: str,
 ) -> dict[str, Any]:
-    reset_peak_memory()
-    subject = Subject(model)
     prompts = _choose(load_snapshot(snapshot), size.prompts)
     messages = [p.messages for p in prompts]
     with progress.stage(f"{name}: answers", 2 * len(prompts), "answers") as task:
@@ -132,11 +135,14 @@ def _measure(
         for row, value in zip(rows, kl, strict=True):
             row["kl"] = value
         result["kl"] = asdict(bootstrap_mean(kl, seed=seed))
+    return {**result, "answers": rows}
+
+
+def _retention(subject: Subject, size: Size, seed: int, reference: dict[str, Any] | None, progress: Progress, name: str) -> dict[str, Any]:
     known = measure(
         subject, num_facts=size.facts, num_functions=size.functions, seed=seed, max_texts=size.texts, progress=progress, name=name
     )
-    result["retention"] = {"measure": known.to_json(), "verdict": _verdict(reference, known)}
-    return {**result, "answers": rows}
+    return {"measure": known.to_json(), "verdict": _verdict(reference, known)}
 
 
 def _choose(snapshot: Any, count: int) -> list[Prompt]:
