@@ -18,6 +18,7 @@ from preftune.data.template import Renderer
 from preftune.errors import PreftuneError
 from preftune.manifest import disk_errors, write_json
 from preftune.models.adapter import trainable
+from preftune.models.load import quiet
 
 
 def save_model(model: PreTrainedModel, renderer: Renderer, folder: Path) -> None:
@@ -34,7 +35,8 @@ def save_model(model: PreTrainedModel, renderer: Renderer, folder: Path) -> None
             model.generation_config = GenerationConfig(
                 bos_token_id=renderer.tokenizer.bos_token_id, eos_token_id=sorted(renderer.stop_ids), pad_token_id=renderer.pad_id
             )
-        model.save_pretrained(folder)
+        with quiet():
+            model.save_pretrained(folder)
         save_tokenizer(renderer, folder)
         _open_to_readers(folder)
 

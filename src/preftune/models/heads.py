@@ -20,7 +20,7 @@ from preftune.losses.logprobs import predicting
 from preftune.losses.reduce import sequence_length
 from preftune.manifest import write_json
 from preftune.models.checkpoint import save_model
-from preftune.models.load import LOADING_ERRORS, _first_line, _quiet, find_device, fitting_dtype, hidden_states, unwrap
+from preftune.models.load import LOADING_ERRORS, _first_line, find_device, fitting_dtype, hidden_states, quiet, unwrap
 from preftune.tensors import TokenBatch
 
 HEAD_NAMES = ("score", "classifier")
@@ -65,7 +65,7 @@ def load_reward_model(path: Path, *, device: torch.device | None = None) -> PreT
     folder = path / "model" if (path / "model").exists() else path
     device = device or find_device()
     try:
-        with _quiet():
+        with quiet():
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 folder, num_labels=1, dtype=fitting_dtype(device, trained_whole=False), local_files_only=True, output_loading_info=True
             )
@@ -109,10 +109,11 @@ def save_reward_model(model: PreTrainedModel, renderer: Renderer, folder: Path, 
     """Write a reward model that plain transformers loads with its head, and the mean and sd of its scores beside it.
 
     transformers finds the last token by looking for the pad token, which must not be the end-of-turn token that carries the
-    score; so another special token is named as pad, or none where there is none.
+    score; so another control token is named as pad, or none where there is none (then it scores one text at a time).
     """
     tokenizer = renderer.tokenizer
-    free = [i for i in tokenizer.all_special_ids if i not in renderer.stop_ids and i != tokenizer.bos_token_id]
+    control = [*tokenizer.all_special_ids, *(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)]
+    free = [i for i in control if i not in renderer.stop_ids and i != tokenizer.bos_token_id]
     model.config.pad_token_id = free[0] if free else None
     save_model(model, renderer, folder)
     path = folder / "tokenizer_config.json"

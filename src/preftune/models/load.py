@@ -57,15 +57,17 @@ def fitting_dtype(device: torch.device, *, trained_whole: bool) -> torch.dtype:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    verbosity = transformers_logging.get_verbosity()
+def quiet() -> Iterator[None]:
+    """Keep transformers' notices and bars from the terminal: what a person needs is said by us."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         transformers_logging.set_verbosity(verbosity)
-        transformers_logging.enable_progress_bar()
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 def _source(path: Path) -> tuple[str, dict[str, str]]:
@@ -83,7 +85,7 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     folder = tokenizer_folder(path)
     source, extra = _source(folder)
     try:
-        with _quiet():
+        with quiet():
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, local_files_only=True, **extra)
     except Exception as error:  # the tokenizers library raises nothing narrower
         raise ModelError(
@@ -152,7 +154,7 @@ def load_causal_lm(path: Path, *, device: torch.device | None = None, dtype: tor
         return merged(load_causal_lm(base_of(path), device=device, dtype=torch.float32), path / "adapter").to(dtype)
     source, extra = _source(path)
     try:
-        with _quiet():
+        with quiet():
             model, info = AutoModelForCausalLM.from_pretrained(
                 source, dtype=dtype, local_files_only=True, output_loading_info=True, **extra
             )

@@ -23,7 +23,7 @@ from preftune.data.template import Renderer
 from preftune.errors import ConfigError, ModelError, PreftuneError, Refused
 from preftune.manifest import begin, disk_errors, hash_file, read_manifest, write_json
 from preftune.models.checkpoint import save_model
-from preftune.models.load import _quiet, load_causal_lm, load_renderer, max_context
+from preftune.models.load import load_causal_lm, load_renderer, max_context, quiet
 from preftune.progress import Progress, Silent
 from preftune.records import Message
 from preftune.release.card import card
@@ -112,8 +112,7 @@ class _Expected:
 def _write_model(run: Path, folder: Path) -> tuple[Renderer, list[_Expected]]:
     renderer = load_renderer(run)
     model = load_causal_lm(run, device=torch.device("cpu"), dtype=torch.float32)
-    with _quiet():
-        save_model(model, renderer, folder)
+    save_model(model, renderer, folder)
     requests = [(Message(role="user", content=text),) for text in READ_BACK_REQUESTS]
     expected = []
     for messages in requests:
@@ -128,7 +127,7 @@ def read_back(folder: Path, renderer: Renderer, expected: list[Any]) -> float:
     Raises ModelError where that is more than 1e-4, where a likeliest token, a greedy answer or a rendered prompt differs, or
     where weights, the chat template or the end-of-turn token did not arrive.
     """
-    with _quiet():
+    with quiet():
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model, info = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, output_loading_info=True)
     model.eval()
