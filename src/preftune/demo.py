@@ -1,6 +1,6 @@
 """The whole loop on the built-in sample and a real small model.
 
-    import the pairs → snapshot → reward model → SFT → DPO (from the base, and after SFT) → PPO on the reward
+    import the pairs → snapshot → reward model → SFT → DPO (after SFT, and in full also from the base) → PPO on the reward
     → evaluate each against the base → release the best that the gate lets through → one report
 
 Every step is the same function that its command calls, and leaves the same folder; so an interrupted demo goes on where it was.
@@ -36,7 +36,7 @@ from preftune.release.gate import judge
 from preftune.stages import ppo, preference, reward, sft
 from preftune.training.plan import gemm_flops
 
-METHODS = {"sft": "SFT", "dpo": "DPO from the base", "sft_dpo": "SFT, then DPO", "ppo": "SFT, then PPO on the reward model"}
+METHODS = {"sft": "SFT", "dpo": "SFT then DPO", "dpo_base": "DPO without SFT", "ppo": "SFT then PPO (RLHF)"}
 TOKEN_BUDGET = 1024  # keeps the peak under 4 GiB; twice as much is no faster on 2 cores
 REFERENCE_FLOPS = 1.5e11  # the machine on which the times below were measured (docs/benchmarks.md)
 
@@ -50,7 +50,7 @@ class Recipe:
     sft: dict[str, Any]
     reward: dict[str, Any]
     dpo: dict[str, Any]
-    sft_dpo: dict[str, Any] | None
+    dpo_base: dict[str, Any] | None
     ppo: dict[str, Any]
     seconds: dict[str, float]
 
@@ -59,22 +59,22 @@ RECIPES = {
     "demo": Recipe(
         pairs=120,
         size="small",
-        sft={"batch_size": 8, "lr": 3e-4},
+        sft={"batch_size": 8, "lr": 2e-4},
         reward={"batch_size": 8, "lr": 2e-4},
         dpo={"batch_size": 8, "lr": 1e-4},
-        sft_dpo=None,
-        ppo={"steps": 4, "prompts_per_step": 8, "samples_per_prompt": 4},
+        dpo_base=None,
+        ppo={"steps": 4, "prompts_per_step": 8, "samples_per_prompt": 4, "epochs": 1},
         seconds={"reward": 120, "sft": 90, "dpo": 180, "ppo": 150, "evaluate": 300},
     ),
     "full": Recipe(
         pairs=500,
         size="full",
-        sft={"batch_size": 16, "lr": 2e-4},
+        sft={"batch_size": 16, "lr": 1e-4},
         reward={"batch_size": 16, "lr": 2e-4},
         dpo={"batch_size": 16, "lr": 1e-4},
-        sft_dpo={"batch_size": 16, "lr": 5e-5},
-        ppo={"steps": 16, "prompts_per_step": 16, "samples_per_prompt": 4},
-        seconds={"reward": 600, "sft": 450, "dpo": 900, "sft_dpo": 900, "ppo": 900, "evaluate": 1200},
+        dpo_base={"batch_size": 16, "lr": 1e-4},
+        ppo={"steps": 10, "prompts_per_step": 16, "samples_per_prompt": 4, "epochs": 1},
+        seconds={"reward": 600, "sft": 450, "dpo": 900, "dpo_base": 900, "ppo": 900, "evaluate": 1200},
     ),
 }
 
@@ -113,12 +113,12 @@ def demo(
     train("reward", reward, reward.RewardConfig, recipe.reward)
     measure("before", base)
     train("sft", sft, sft.SFTConfig, recipe.sft)
-    train("dpo", preference, preference.DPOConfig, recipe.dpo)
+    measure("sft", runs["sft"], retention=False)  # a step on the way, not a candidate for release
+    train("dpo", preference, preference.DPOConfig, recipe.dpo, runs["sft"])
     measure("dpo", runs["dpo"])
-    if recipe.sft_dpo is not None:
-        measure("sft", runs["sft"], retention=False)  # a step on the way, not a candidate for release
-        train("sft_dpo", preference, preference.DPOConfig, recipe.sft_dpo, runs["sft"])
-        measure("sft_dpo", runs["sft_dpo"])
+    if recipe.dpo_base is not None:
+        train("dpo_base", preference, preference.DPOConfig, recipe.dpo_base)
+        measure("dpo_base", runs["dpo_base"])
     train("ppo", ppo, ppo.PPOConfig, recipe.ppo, runs["sft"], reward_model=str(runs["reward"]))
     measure("ppo", runs["ppo"])
     refusals = _release_best(directory, folders, clock, progress)
@@ -258,7 +258,7 @@ def _compared(
     name: str, evaluation: dict[str, Any], before: dict[str, Any], manifest: dict[str, Any], seconds: dict[str, float]
 ) -> dict[str, Any]:
     # What a method needs counts to it: SFT for what starts there, the reward model for PPO.
-    needs = {"sft_dpo": ("sft",), "ppo": ("sft", "reward")}.get(name, ())
+    needs = {"dpo": ("sft",), "ppo": ("sft", "reward")}.get(name, ())
     return {
         "name": name,
         "method": METHODS[name],

@@ -87,12 +87,12 @@ def whole_story() -> Story:
         title="What the model learned",
         folder=Path("demo"),
         summary={"size": "demo", "release": "releases/ee55", "seconds": {"total": 900.0}, "folders": {"runs": {"dpo": "runs/d0d0"}}},
-        evaluations={n: evaluation(n, s) for n, s in {"before": 0.3, "sft": 0.5, "dpo": 0.8, "sft_dpo": 0.81}.items()} | {"ppo": unproved},
+        evaluations={n: evaluation(n, s) for n, s in {"before": 0.3, "sft": 0.5, "dpo": 0.8, "dpo_base": 0.81}.items()} | {"ppo": unproved},
         runs={
             "sft": run("sft", "5f70"),
             "reward": RunView(reward.manifest | {"held_out": held_out}, reward.metrics),
-            "dpo": run("dpo", "d0d0", rows=dpo),
-            "sft_dpo": run("dpo", "d0d1", needs="5f70", rows=dpo),
+            "dpo": run("dpo", "d0d0", needs="5f70", rows=dpo),
+            "dpo_base": run("dpo", "d0d1", rows=dpo),
             "ppo": replace(run("ppo", "9900", needs="cd34", seconds=300, rows=ppo), samples=samples),
         },
         snapshot={"id": "snap", "counts": counts, "groups": 480, "grouped_prompts": 40},
@@ -179,7 +179,7 @@ def test_drawings_take_their_colours_from_the_page_and_keep_their_text(page):
     drawings = " ".join(re.findall(r"<svg.*?</svg>", page.html, flags=re.DOTALL))
     assert "var(--plot-1)" in drawings
     assert not re.search(r"#[0-9a-f]{6}\b", re.sub(r'(?:href="|url\()#[^")]+', "", drawings))
-    assert "SFT then DPO</text>" in drawings
+    assert "DPO without SFT</text>" in drawings
     assert "font-family" not in drawings
 
 
@@ -192,7 +192,7 @@ def test_the_same_story_gives_the_same_bytes(page, tmp_path):
 
 
 def test_all_methods_and_all_stages_are_shown(page):
-    for words in ("SFT then DPO", "Reward model", "Chosen and rejected against the start", "KL from the start"):
+    for words in ("DPO without SFT", "Reward model", "Chosen and rejected against the start", "KL from the start"):
         assert words in page.text
     for words in ("2 pairs (nearly alike)", "3 left out: longer than 2,048 tokens", "wrong before and right after"):
         assert words in page.text
@@ -277,8 +277,8 @@ def test_a_refused_and_a_forced_release_are_said_with_their_reasons(tmp_path):
 
 def test_without_a_release_the_report_speaks_of_the_kept_model_that_won_most():
     story = replace(whole_story(), release={})
-    assert story.headline == "sft_dpo"
-    unkept = {name: evaluation(name, 0.9, verdict="lost") for name in ("dpo", "sft_dpo")}
+    assert story.headline == "dpo_base"
+    unkept = {name: evaluation(name, 0.9, verdict="lost") for name in ("dpo", "dpo_base")}
     assert replace(story, evaluations=story.evaluations | unkept).headline == "sft"
 
 
@@ -311,9 +311,9 @@ def test_time_counts_what_a_method_needs_first():
     story = whole_story()
     assert story.chain("ppo") == ["reward", "ppo"]
     assert comparison.total_seconds(story, "ppo") == 420.0
-    assert comparison.total_seconds(story, "dpo") == 60.0
+    assert comparison.total_seconds(story, "dpo") == 120.0
     sentences = " ".join(plain(s) for s in comparison.cost_sentences(story, Sources(story), comparison.contrast(story, "ppo", "dpo")))
-    assert "PPO (RLHF) took 7.0 times as long as DPO: 7 min against 60 s" in sentences
+    assert "PPO (RLHF) took 3.5 times as long as DPO: 7 min against 2 min" in sentences
     assert "PPO (RLHF) went further from the base: 11.0 nats (95 % CI 10.5–11.5) an answer against 7.0 nats (95 % CI 6.5–7.5)" in sentences
     assert "PPO (RLHF): not proved. DPO: kept." in sentences
 

@@ -14,7 +14,7 @@ from preftune.evaluate.wording import NONE, duration, full, gib, interval, liste
 
 Said = Literal["more", "less", "cannot tell"]
 MUCH = 1.2  # times and memories nearer than this are called alike
-PAIRS = (("ppo", "dpo"), ("ppo", "sft_dpo"), ("sft_dpo", "dpo"), ("dpo", "sft"))
+PAIRS = (("ppo", "dpo"), ("ppo", "dpo_base"), ("dpo_base", "dpo"), ("dpo", "sft"))
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def _spent(story: Story, made: Contrast) -> Said:
 
 def conclusion(story: Story) -> str:
     """Say what the comparison of RLHF and DPO comes to on these data, and no more."""
-    made = next((c for c in contrasts(story) if c.first == "ppo" and c.second in ("dpo", "sft_dpo")), None)
+    made = next((c for c in contrasts(story) if c.first == "ppo" and c.second in ("dpo", "dpo_base")), None)
     if made is None:
         has = listed([LABELS[name] for name in story.methods]) or "No method"
         return f"{has} alone was evaluated, so these data do not say whether RLHF or DPO serves better."

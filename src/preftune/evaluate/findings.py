@@ -123,7 +123,7 @@ def warnings(story: Story, sources: Sources) -> list[Warned]:
     found: list[Warned] = []
     if "ppo" in story.evaluations:
         found += _gaming(story, sources)
-    for name in ("dpo", "sft_dpo"):
+    for name in ("dpo", "dpo_base"):
         found += _both_fall(story, name)
     return [*found, *_by_length(story, sources)]
 
@@ -241,6 +241,6 @@ def healthy(story: Story) -> str:
         looked.append(
             "reward up while style or checks fall, answers that double in length, answers without an end, KL over 15 nats an answer"
         )
-    if any(story.runs[name].metrics for name in ("dpo", "sft_dpo") if name in story.runs):
+    if any(story.runs[name].metrics for name in ("dpo", "dpo_base") if name in story.runs):
         looked.append("chosen and rejected answers of DPO both falling")
     return f"No warning. Looked for: {'; '.join(looked)}." if looked else ""

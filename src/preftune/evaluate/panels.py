@@ -87,7 +87,7 @@ PLANS: dict[str, tuple[Plan, ...]] = {
         ),
     ),
     "dpo": _DPO,
-    "sft_dpo": _DPO,
+    "dpo_base": _DPO,
     "ppo": (
         Plan(
             "Reward",

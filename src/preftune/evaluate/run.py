@@ -30,7 +30,7 @@ from preftune.models.load import name_in
 from preftune.progress import Progress, Silent
 from preftune.records import Prompt
 from preftune.rollout.generate import Sample
-from preftune.rollout.score import score
+from preftune.rollout.score import NO_END_SCORE, score
 from preftune.training.loop import peak_memory_gib, reset_peak_memory
 
 EVALUATION = "evaluation.json"
@@ -47,7 +47,7 @@ class Size:
     functions: int
 
 
-SIZES = {"small": Size(60, 128, 300, 25, 20), "full": Size(100, 192, 1000, None, 60)}
+SIZES = {"small": Size(40, 96, 200, 20, 12), "full": Size(100, 192, 1000, None, 60)}
 
 
 def evaluate(
@@ -182,7 +182,8 @@ def _rewards(subject: Subject, messages: Sequence[Any], samples: Sequence[Sample
     mean, deviation = read_normalisation(reward_model)
     model = load_reward_model(reward_model)
     raw = score(model, _groups(subject, messages, samples), pad_id=subject.renderer.pad_id, token_budget=TOKEN_BUDGET)
-    return [(value - mean) / deviation for value in raw.tolist()]
+    # A reward model has read whole answers only. One that was cut off gets the fixed low score that it has in PPO.
+    return [(r - mean) / deviation if s.finished else NO_END_SCORE for r, s in zip(raw.tolist(), samples, strict=True)]
 
 
 def _kl(subject: Subject, base: Path, messages: Sequence[Any], samples: Sequence[Sample]) -> list[float]:
@@ -231,12 +232,7 @@ def _with_sd(values: list[float]) -> dict[str, Any]:
 
 
 def _win(row: dict[str, Any], other: dict[str, Any]) -> float:
-    # An answer that was cut off has no score of a whole answer: it loses against a whole one, two such are a tie.
-    if row["finished"] != other["finished"]:
-        return 1.0 if row["finished"] else 0.0
-    if not row["finished"] or row["reward"] == other["reward"]:
-        return 0.5
-    return 1.0 if row["reward"] > other["reward"] else 0.0
+    return 0.5 if row["reward"] == other["reward"] else float(row["reward"] > other["reward"])
 
 
 def _verdict(reference: dict[str, Any] | None, known: RetentionMeasure) -> dict[str, Any] | None:

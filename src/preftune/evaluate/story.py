@@ -17,10 +17,10 @@ from preftune.errors import DataError, PreftuneError
 from preftune.manifest import read_manifest
 
 # In the order in which reports show them.
-LABELS = {"before": "Base model", "sft": "SFT", "dpo": "DPO", "sft_dpo": "SFT then DPO", "ppo": "PPO (RLHF)"}
+LABELS = {"before": "Base model", "sft": "SFT", "dpo": "DPO", "dpo_base": "DPO without SFT", "ppo": "PPO (RLHF)"}
 RUN_LABELS = LABELS | {"reward": "Reward model"}
-RUN_ORDER = ("sft", "reward", "dpo", "sft_dpo", "ppo")
-NEEDS = {"sft_dpo": ("sft",), "ppo": ("reward",)}  # where manifests do not say it
+RUN_ORDER = ("sft", "reward", "dpo", "dpo_base", "ppo")
+NEEDS = {"dpo": ("sft",), "ppo": ("sft", "reward")}  # where manifests do not say it
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class RunView:
 class Story:
     """All that a report is printed from.
 
-    evaluations: name (before, sft, dpo, sft_dpo, ppo) → content of evaluation.json; any but "before" may be missing.
-    runs: name (sft, reward, dpo, sft_dpo, ppo) → its view. snapshot, release, reports: the manifests of these folders, where known.
+    evaluations: name (before, sft, dpo, dpo_base, ppo) → content of evaluation.json; any but "before" may be missing.
+    runs: name (sft, reward, dpo, dpo_base, ppo) → its view. snapshot, release, reports: the manifests of these folders, where known.
     trained_kinds: the kinds of requests that were trained on; None where that is not known.
     """
 

@@ -52,12 +52,13 @@ class Subject:
         """Return (bits of all tokens but the first, bytes that these cover) of each text, outside any conversation."""
         groups, sizes = [], []
         for index, text in enumerate(texts):
-            ids = self.renderer.raw_ids(text)[: self.max_tokens]
+            whole = self.renderer.raw_ids(text)
+            ids = whole[: self.max_tokens]
             if len(ids) < 2:
                 raise DataError("a text of one token has no bits to count", str(self.path), "Give longer texts.")
             groups.append(Group((ids[0],), (tuple(ids[1:]),), index))
-            first = self.renderer.tokenizer.decode(ids[:1], clean_up_tokenization_spaces=False)
-            sizes.append(len(text.encode()) - len(first.encode()))
+            read = text if ids == whole else self._text(ids)
+            sizes.append(len(read.encode()) - len(self._text(ids[:1]).encode()))
         return [(-float(own[0]) / math.log(2), size) for own, size in zip(self._sums(groups), sizes, strict=True)]
 
     def generate(self, prompts: Sequence[tuple[Message, ...]], *, max_new_tokens: int, temperature: float, seed: int) -> list[Generation]:
@@ -99,6 +100,9 @@ class Subject:
             token_budget=TOKEN_BUDGET,
             tree=self.tree,
         )
+
+    def _text(self, ids: list[int]) -> str:
+        return str(self.renderer.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
     def _sums(self, groups: Sequence[Group]) -> list[Tensor]:
         result: dict[int, Tensor] = {}

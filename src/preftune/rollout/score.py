@@ -13,6 +13,8 @@ from preftune.models.heads import end_scores
 from preftune.models.load import device_of
 from preftune.tensors import TokenBatch
 
+NO_END_SCORE = -2.0  # sd; what an answer counts that did not end by itself (N+, 2403.17031, uses −1 on the same scale)
+
 
 @torch.no_grad()
 def score(reward_model: nn.Module, groups: Sequence[Group], *, pad_id: int, token_budget: int, tree: bool = True) -> Tensor:
