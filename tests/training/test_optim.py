@@ -1,0 +1,64 @@
+"""AdamW's first step by hand, decay where it belongs, and a learning rate that rises and falls."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from preftune.training.optim import adamw, lr_at
+
+
+def test_the_first_step_with_a_tiny_gradient_is_what_torchs_eps_makes_it():
+    # Gradient 1e-6, eps 1e-5, lr 1: 1e-6 / (1e-6 + 1e-5). Bias correction inside the eps term, as in TensorFlow, gives 0.003152.
+    model = nn.Linear(1, 1, bias=False).double()
+    optimiser = adamw(model, eps=1e-5)
+    before = model.weight.item()
+    model.weight.grad = torch.full_like(model.weight, 1e-6)
+    optimiser.param_groups[0]["lr"] = 1.0
+    optimiser.step()
+    assert before - model.weight.item() == pytest.approx(0.090909, abs=1e-6)
+
+
+def test_matrices_decay_and_vectors_do_not():
+    model = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimiser = adamw(model, weight_decay=0.5)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for group in optimiser.param_groups:
+        group["lr"] = 0.1
+    optimiser.step()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.detach(), before[name] * (1 - 0.1 * 0.5 if parameter.dim() > 1 else 1))
+
+
+def test_frozen_parameters_are_not_in_the_optimiser_and_the_learning_rate_is_the_steps_to_set():
+    model = nn.Sequential(nn.Linear(3, 2, bias=False), nn.Linear(2, 1, bias=False))
+    model[0].requires_grad_(False)
+    optimiser = adamw(model)
+    assert [p is model[1].weight for group in optimiser.param_groups for p in group["params"]] == [True]
+    assert all(group["lr"] == 0 for group in optimiser.param_groups)
+
+
+@pytest.mark.parametrize(
+    ("total", "warmup", "expected"),
+    [
+        (10, 0.2, [0.5, 1, 1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]),
+        (4, 0.0, [1, 1, 2 / 3, 1 / 3]),
+        (1, 0.1, [1]),
+        (2, 0.9, [0.5, 1]),
+    ],
+)
+def test_the_learning_rate_by_hand(total, warmup, expected):
+    assert [lr_at(step, total=total, lr=1.0, warmup=warmup) for step in range(total)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.03, 0.5, 0.99])
+@pytest.mark.parametrize("total", [1, 2, 7, 500])
+def test_the_learning_rate_is_never_nothing_and_never_above_its_peak(total, warmup):
+    rates = [lr_at(step, total=total, lr=3e-4, warmup=warmup) for step in range(total)]
+    assert min(rates) > 0
+    assert max(rates) == pytest.approx(3e-4)
+    peak = rates.index(max(rates))
+    assert rates == sorted(rates[: peak + 1]) + sorted(rates[peak + 1 :], reverse=True)
