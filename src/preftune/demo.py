@@ -57,13 +57,13 @@ class Recipe:
 
 RECIPES = {
     "demo": Recipe(
-        pairs=120,
+        pairs=100,
         size="small",
         sft={"batch_size": 8, "lr": 2e-4},
         reward={"batch_size": 8, "lr": 2e-4},
-        dpo={"batch_size": 8, "lr": 1e-4},
+        dpo={"batch_size": 8, "lr": 5e-5},
         dpo_base=None,
-        ppo={"steps": 4, "prompts_per_step": 8, "samples_per_prompt": 4, "epochs": 1},
+        ppo={"steps": 3, "prompts_per_step": 8, "samples_per_prompt": 4, "epochs": 1, "minibatches": 4, "lr": 5e-4},
         seconds={"reward": 120, "sft": 90, "dpo": 180, "ppo": 150, "evaluate": 300},
     ),
     "full": Recipe(
@@ -71,9 +71,9 @@ RECIPES = {
         size="full",
         sft={"batch_size": 16, "lr": 1e-4},
         reward={"batch_size": 16, "lr": 2e-4},
-        dpo={"batch_size": 16, "lr": 1e-4},
+        dpo={"batch_size": 16, "lr": 5e-5},
         dpo_base={"batch_size": 16, "lr": 1e-4},
-        ppo={"steps": 10, "prompts_per_step": 16, "samples_per_prompt": 4, "epochs": 1},
+        ppo={"steps": 8, "prompts_per_step": 16, "samples_per_prompt": 4, "epochs": 1, "minibatches": 4, "lr": 3e-4},
         seconds={"reward": 600, "sft": 450, "dpo": 900, "dpo_base": 900, "ppo": 900, "evaluate": 1200},
     ),
 }

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from preftune.data.batches import Group
 from preftune.data.snapshot import load_snapshot
+from preftune.data.template import read_template
 from preftune.errors import DataError
 from preftune.evaluate.retention import RetentionMeasure, compare, measure
 from preftune.evaluate.sandbox import run_checks
@@ -26,7 +29,7 @@ from preftune.evaluate.subject import TOKEN_BUDGET, Subject
 from preftune.losses.kl import k1
 from preftune.manifest import MANIFEST, begin, hash_folder, read_manifest, write_json
 from preftune.models.heads import load_reward_model, read_normalisation
-from preftune.models.load import name_in
+from preftune.models.load import name_in, template_for_base
 from preftune.progress import Progress, Silent
 from preftune.records import Prompt
 from preftune.rollout.generate import Sample
@@ -47,7 +50,7 @@ class Size:
     functions: int
 
 
-SIZES = {"small": Size(40, 96, 200, 20, 12), "full": Size(100, 192, 1000, None, 60)}
+SIZES = {"small": Size(32, 96, 160, 16, 8), "full": Size(100, 192, 1000, None, 60)}
 
 
 def evaluate(
@@ -61,12 +64,14 @@ def evaluate(
     seed: int = 0,
     name: str | None = None,
     retention: bool = True,
+    chat_template: str | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Measure `model` on a snapshot's held-out requests and return its report folder (`evaluation.json` inside).
 
     base: what it is compared with; where `model` is the base itself there is nothing to compare. reward_model: a run of train
     reward, for score and win rate. size: "small" or "full". retention: False leaves out what was lost (the gate then refuses).
+    chat_template: as in a config, for a model that has none; a base without one is measured in that of its run.
     The same call again returns the same folder.
     """
     progress = progress or Silent()
@@ -76,17 +81,21 @@ def evaluate(
     folders = {"model": model, "snapshot": snapshot, "base": base} | ({"reward_model": reward_model} if reward_model else {})
     project = out.resolve().parent
     config = {"size": size, "seed": seed, "measures": asdict(SIZES[size]), "retention": retention}
+    if chat_template is not None:
+        config["chat_template"] = read_template(chat_template)
     final, work = begin(out, "evaluation", {k: hash_folder(v) for k, v in folders.items()}, config)
     if work is None:
         return final
     began = time.monotonic()
-    reference = None if is_base else _reference(base, snapshot, reward_model, out, size, seed, progress)
+    template = chat_template or template_for_base(base, model)
+    reference = None if is_base else _reference(base, snapshot, reward_model, out, size, seed, template, progress)
     kind = "base" if is_base else str(read_manifest(model)["kind"]) if (model / MANIFEST).exists() else "model"
     result: dict[str, Any] = {"name": name or kind, **{k: name_in(v, project) for k, v in folders.items()}, "size": size, "seed": seed}
     result.setdefault("reward_model", None)
     reset_peak_memory()
-    subject = Subject(model)
-    result |= _answers(subject, snapshot, None if is_base else base, reward_model, SIZES[size], seed, reference, progress, result["name"])
+    subject = Subject(model, chat_template=chat_template)
+    open_base = None if is_base else lambda: Subject(base, chat_template=template)
+    result |= _answers(subject, snapshot, open_base, reward_model, SIZES[size], seed, reference, progress, result["name"])
     result["retention"] = _retention(subject, SIZES[size], seed, reference, progress, result["name"]) if retention else None
     result |= {"seconds": round(time.monotonic() - began, 1), "peak_memory_gib": round(peak_memory_gib(), 2)}
     write_json(work.path / EVALUATION, result)
@@ -99,16 +108,16 @@ def read_evaluation(folder: Path) -> dict[str, Any]:
 
 
 def _reference(
-    base: Path, snapshot: Path, reward_model: Path | None, out: Path, size: str, seed: int, progress: Progress
+    base: Path, snapshot: Path, reward_model: Path | None, out: Path, size: str, seed: int, chat_template: str | None, progress: Progress
 ) -> dict[str, Any]:
-    folder = evaluate(base, snapshot, base=base, reward_model=reward_model, out=out, size=size, seed=seed, name="before", progress=progress)
-    return read_evaluation(folder)
+    settings: dict[str, Any] = {"size": size, "seed": seed, "chat_template": chat_template, "progress": progress}
+    return read_evaluation(evaluate(base, snapshot, base=base, reward_model=reward_model, out=out, name="before", **settings))
 
 
 def _answers(
     subject: Subject,
     snapshot: Path,
-    base: Path | None,
+    open_base: Callable[[], Subject] | None,
     reward_model: Path | None,
     size: Size,
     seed: int,
@@ -130,8 +139,8 @@ def _answers(
     before_rows = reference["answers"] if reference else None
     result = _summary(rows, before_rows, sampled)
     result["before"] = {"ends_by_itself": reference["ends_by_itself"]} if reference else None
-    if base is not None:
-        kl = _kl(subject, base, messages, sampled)
+    if open_base is not None:
+        kl = _kl(subject, open_base(), messages, sampled)
         for row, value in zip(rows, kl, strict=True):
             row["kl"] = value
         result["kl"] = asdict(bootstrap_mean(kl, seed=seed))
@@ -186,10 +195,10 @@ def _rewards(subject: Subject, messages: Sequence[Any], samples: Sequence[Sample
     return [(r - mean) / deviation if s.finished else NO_END_SCORE for r, s in zip(raw.tolist(), samples, strict=True)]
 
 
-def _kl(subject: Subject, base: Path, messages: Sequence[Any], samples: Sequence[Sample]) -> list[float]:
-    groups = _groups(subject, messages, samples)
-    own, mask = subject.token_logprobs(groups)
-    theirs, _ = Subject(base).token_logprobs(groups)
+def _kl(subject: Subject, base: Subject, messages: Sequence[Any], samples: Sequence[Sample]) -> list[float]:
+    # The samples carry the model's own log-probs (temperature 1), so only the base has to read them again.
+    theirs, mask = base.token_logprobs(_groups(subject, messages, samples))
+    own = torch.nn.utils.rnn.pad_sequence([torch.tensor(s.logprobs) for s in samples], batch_first=True)
     return [float(v) for v in k1(own, theirs, mask).sum(1)]
 
 
