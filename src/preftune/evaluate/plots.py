@@ -136,7 +136,7 @@ def trade_off(name: str, title: str, description: str, points: Sequence[Point], 
         figure.legend(loc="outside upper left", ncols=2, labelcolor=INK, handletextpad=0.3, borderaxespad=0.2, columnspacing=1.2)
         axes.set_xlabel(x_unit)
         axes.set_ylabel("style won, points")
-        axes.set_xlim(left=min(0.0, *(point.x for point in points)))
+        axes.set_xlim(min(0.0, *(point.x for point in points)), 1.06 * max(0.1, *(point.x for point in points)))
         axes.axhline(0, color=MUTED, linewidth=0.8)
         return _svg(figure, name, title, description)
 
