@@ -189,7 +189,10 @@ class _Clock:
         return result
 
 
-SMALL_REASON = "This is the small demo: it measures too few items to prove that knowledge was kept. Nothing was proved lost either. make demo-full measures enough."
+SMALL_REASON = (
+    "This is the small demo: it measures too few items to prove that knowledge was kept; nothing was proved lost either. "
+    "make demo-full measures enough."
+)
 
 
 def _release_best(directory: Path, folders: dict[str, Any], clock: _Clock, recipe: Recipe, progress: Progress) -> dict[str, list[str]]:
