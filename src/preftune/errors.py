@@ -42,6 +42,12 @@ class ModelError(PreftuneError):
     exit_code = 2
 
 
+class DiskError(PreftuneError):
+    """The disk is full or takes no writing; what was written before is kept."""
+
+    exit_code = 2
+
+
 class ShapeError(PreftuneError):
     """Two tensors that speak of the same tokens have different shapes."""
 

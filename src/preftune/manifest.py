@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 import time
@@ -21,7 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from preftune.errors import PreftuneError
+from preftune.errors import DiskError, PreftuneError
 
 MANIFEST = "manifest.json"
 LIBRARIES = ("preftune", "torch", "transformers", "peft", "safetensors", "numpy", "pydantic", "SQLAlchemy")
@@ -110,16 +111,27 @@ def disk_errors(where: Path) -> Iterator[None]:
     """Turn a full or read-only disk into a sentence."""
     try:
         yield
-    except OSError as error:
+    except Exception as error:
         reasons = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EROFS: "the disk is read-only"}
-        if error.errno not in reasons:
+        number = _error_number(error)
+        if number not in reasons:
             raise
         free = shutil.disk_usage(next(p for p in (where, *where.parents) if p.exists())).free
-        raise PreftuneError(
-            f"{reasons[error.errno]} ({free / 2**20:.0f} MiB free)",
+        raise DiskError(
+            f"{reasons[number]} ({free / 2**20:.0f} MiB free)",
             str(where),
             "Nothing that was written before is lost: make room and run the same command again.",
         ) from error
+
+
+def _error_number(error: Exception) -> int | None:
+    # torch's zip writer hides the OSError behind its own; safetensors and tokenizers, written in Rust, name its number in words.
+    cause = error.__cause__ or error.__context__
+    for found in (error, cause):
+        if isinstance(found, OSError):
+            return found.errno
+    named = re.search(r"\(os error (\d+)\)", str(error))
+    return int(named[1]) if named else None
 
 
 def sync_folder(folder: Path) -> None:

@@ -18,7 +18,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
-from preftune.errors import DataError, PreftuneError
+from preftune.errors import DataError, DiskError, PreftuneError
 
 BUSY_SECONDS = 10
 VERSION_TABLE = "preftune_schema"
@@ -103,7 +103,7 @@ def _sentence(said: str, where: str) -> PreftuneError:
     if "is full" in low or "no space left" in low:
         folder = next((p for p in Path(where).absolute().parents if p.exists()), Path("."))
         free = shutil.disk_usage(folder).free / 2**20
-        return PreftuneError(f"the disk is full ({free:.0f} MiB free)", where, f"Make room. {again}")
+        return DiskError(f"the disk is full ({free:.0f} MiB free)", where, f"Make room. {again}")
     if "not a database" in low or "malformed" in low:
         return DataError("the file is damaged or not a store", where, "Take your last copy of it.")
     if "readonly" in low or "unable to open" in low or "permission denied" in low:

@@ -72,6 +72,11 @@ def save_training(path: Path, *, models: Mapping[str, nn.Module], optimisers: Ma
         "models": {name: {k: p.detach() for k, p in trainable(m).items()} for name, m in models.items()},
         "optimisers": {name: o.state_dict() for name, o in optimisers.items()},
     }
+    save_whole(content, path)
+
+
+def save_whole(content: Any, path: Path) -> None:
+    """Write what torch.save can write, whole or not at all (temporary name, sync, rename)."""
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     with disk_errors(path):
         try:
@@ -80,11 +85,6 @@ def save_training(path: Path, *, models: Mapping[str, nn.Module], optimisers: Ma
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-        except RuntimeError as error:  # torch's zip writer turns a short write into a RuntimeError
-            cause = error.__cause__ or error.__context__
-            if isinstance(cause, OSError):
-                raise cause from error
-            raise
         finally:
             temporary.unlink(missing_ok=True)
 

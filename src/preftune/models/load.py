@@ -25,6 +25,7 @@ from preftune.losses.logprobs import Head, token_logprobs
 from preftune.manifest import MANIFEST, hash_folder, read_manifest
 from preftune.tensors import TokenBatch
 
+TEMPLATE = "chat_template.jinja"
 # What transformers lets through when a file of a model is broken, cut off or of another kind.
 LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, EOFError, struct.error, SafetensorError)
 
@@ -97,10 +98,16 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
 def load_renderer(path: Path, chat_template: str | None = None) -> Renderer:
     """Return the renderer of a model; chat_template as in a config (None, "plain" or a file)."""
     template = read_template(chat_template)
-    carried = path / "adapter" / "chat_template.jinja"
+    carried = path / "adapter" / TEMPLATE
     if template is None and carried.exists():  # an adapter's run carries the template that it was trained with
         template = carried.read_text(encoding="utf-8")
     return Renderer(load_tokenizer(path), chat_template=template, where=str(path))
+
+
+def template_for_base(base: Path, run: Path) -> str | None:
+    """Return the file of the template that a run was trained with where its base has none of its own, else None."""
+    carried = [file for file in (run / "adapter" / TEMPLATE, run / "model" / TEMPLATE) if file.exists()]
+    return str(carried[0]) if carried and not load_tokenizer(base).chat_template else None
 
 
 def tokenizer_folder(path: Path) -> Path:

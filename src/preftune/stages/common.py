@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from preftune.data.batches import Encoded, Group, collate
 from preftune.data.snapshot import Snapshot, load_snapshot
 from preftune.data.template import Renderer
 from preftune.errors import ConfigError
-from preftune.manifest import Work, begin, hash_folder
+from preftune.manifest import Work, begin, disk_errors, hash_folder, write_json
 from preftune.models.adapter import Adapter, add_adapter, trainable
 from preftune.models.checkpoint import save_model, save_tokenizer
 from preftune.models.load import (
@@ -65,6 +66,8 @@ def resolved(config: S, out: Path, names: tuple[str, ...] = ("data", "model")) -
         if path is None:
             raise ConfigError(f'there is no "{value}"', f'key "{name}"', "Give a folder or file that is there.")
         changes[name], hashes[name] = name_in(path, project), hash_folder(path)
+    if config.chat_template is not None and Path(config.chat_template).is_file():
+        hashes["chat_template"] = hash_folder(Path(config.chat_template))  # another text in the same file is another run
     return config.model_copy(update=changes), hashes
 
 
@@ -73,6 +76,7 @@ class Room:
     """What a stage works with: its inputs, opened."""
 
     project: Path
+    base: Path
     snapshot: Snapshot
     renderer: Renderer
     model: nn.Module
@@ -97,8 +101,7 @@ def start(kind: str, config: S, out: Path, names: tuple[str, ...] = ("data", "mo
 
 
 def open_room(config: StageConfig, out: Path, progress: Progress) -> Room:
-    """Load the snapshot, the renderer and the policy of a config. Dropout is off: the model stays in eval mode."""
-    config, _ = resolved(config, out)
+    """Load the snapshot, the renderer and the policy of a resolved config. Dropout is off: the model stays in eval mode."""
     project = out.resolve().parent
     base = find(config.model, project)
     renderer = load_renderer(base, config.chat_template)
@@ -106,7 +109,8 @@ def open_room(config: StageConfig, out: Path, progress: Progress) -> Room:
     tree = tree_rows_agree(model)
     if not tree:
         progress.note("This model reads shared-prompt rows differently, so each answer gets a row of its own (slower).")
-    return Room(project, load_snapshot(find(config.data, project)), renderer, model, tree, min(config.max_tokens, max_context(model)))
+    limit = min(config.max_tokens, max_context(model))
+    return Room(project, base, load_snapshot(find(config.data, project)), renderer, model, tree, limit)
 
 
 def load_policy(base: Path, adapter: Adapter | None, *, seed: int) -> nn.Module:
@@ -134,16 +138,22 @@ def finish(room: Room, work: Work, final: Path, loop: Loop, encoded: Encoded, **
 def save_policy(room: Room, folder: Path) -> None:
     """Write the adapter (on its base, whose hash is in the manifest), or the whole model."""
     if hasattr(room.model, "peft_config"):
-        save_adapter(room.model, folder / "adapter")
-        save_tokenizer(room.renderer, folder / "adapter")
+        with disk_errors(folder):
+            save_adapter(room.model, folder / "adapter", base=name_in(room.base, room.project))
+            save_tokenizer(room.renderer, folder / "adapter")
     else:
         whole: Any = room.model
         save_model(whole, room.renderer, folder / "model")
 
 
-def save_adapter(model: Any, folder: Path) -> None:
-    """Write a peft adapter with modes that others can read."""
+def save_adapter(model: Any, folder: Path, *, base: str) -> None:
+    """Write a peft adapter that others can read; the same run gives the same bytes, in whichever folder its project lies."""
     model.save_pretrained(folder)
+    path = folder / "adapter_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings |= {"base_model_name_or_path": base, "target_modules": sorted(settings["target_modules"])}
+    write_json(path, settings)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's is an empty form that names this machine's folders
     for file in folder.glob("*.safetensors"):
         file.chmod(0o644)
 

@@ -44,8 +44,8 @@ from preftune.models.heads import load_reward_model, scalar_head, token_values
 from preftune.models.load import batch_logprobs, device_of, find, load_causal_lm, load_tokenizer, unwrap
 from preftune.progress import Progress, Silent
 from preftune.rollout.generate import Sample, generate
-from preftune.rollout.score import score, token_table
-from preftune.stages.common import Room, StageConfig, finish, open_room, save_policy, start
+from preftune.rollout.score import NO_END_SCORE, score, token_table
+from preftune.stages.common import Room, StageConfig, finish, open_room, resolved, save_policy, start
 from preftune.training.loop import SAMPLES, Loop
 from preftune.training.optim import adamw, lr_at
 from preftune.training.plan import Plan, make_plan
@@ -72,7 +72,7 @@ class PPOConfig(StageConfig):
     value_lr: float = Field(3e-4, gt=0, description="critic's peak learning rate")
     max_new_tokens: int = Field(96, ge=1, description="longest completion")
     temperature: float = Field(1.0, gt=0, description="of sampling, and of every log-prob")
-    no_eos_score: float = Field(-2.0, description="score, in sd, of a completion that did not end by itself (replaces its score)")
+    no_eos_score: float = Field(NO_END_SCORE, description="score, in sd, of a completion that did not end by itself (replaces its score)")
     kl_coef: float = Field(0.05, ge=0, description="weight of the KL to the start in the reward (2009.01325 uses 0.05)")
     kl_target: float | None = Field(None, gt=0, description="KL a completion, nats, that kl_coef is steered to; null = fixed kl_coef")
     clip_range: float = Field(0.2, gt=0, lt=1, description="allowed change of a token's probability, and of its value")
@@ -132,7 +132,8 @@ def run(config: PPOConfig, out: Path = Path("runs"), *, progress: Progress | Non
         _keep_samples(work.path, step, batch, room)
         loop.log(step, {**_health(batch, kl), **metrics, "kl/coef": loop.state["kl_coef"]})
     save_policy(room, work.path)
-    save_file({k: p.detach().contiguous() for k, p in trainable(learner.critic).items()}, work.path / "critic.safetensors")
+    with disk_errors(work.path):
+        save_file({k: p.detach().contiguous() for k, p in trainable(learner.critic).items()}, work.path / "critic.safetensors")
     return finish(room, work, final, loop, prompts, steps=config.steps, score_mean=loop.state["mean"], score_sd=loop.state["sd"])
 
 
@@ -375,7 +376,7 @@ def _keep_samples(folder: Path, step: int, batch: Batch, room: Room) -> None:
 
 def plan(config: PPOConfig, out: Path = Path("runs")) -> Plan:
     """Say what the run will take, without starting it (completions taken as max_new_tokens long)."""
-    room = open_room(config, out, Silent())
+    room = open_room(resolved(config, out)[0], out, Silent())
     prompts = _prompts(config, room)
     filler = tuple([0] * config.max_new_tokens)
     indices = [batch_indices(len(prompts.groups), config.prompts_per_step, s, seed=config.seed) for s in range(config.steps)]

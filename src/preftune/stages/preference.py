@@ -27,9 +27,10 @@ from preftune.losses.preference import dpo
 from preftune.losses.reduce import sequence_sum
 from preftune.losses.reward import accuracy
 from preftune.models.adapter import trainable
+from preftune.models.checkpoint import save_whole
 from preftune.models.load import batch_logprobs, unwrap
 from preftune.progress import Progress, Silent
-from preftune.stages.common import Room, StageConfig, finish, named, open_room, pair_items, save_policy, start
+from preftune.stages.common import Room, StageConfig, finish, named, open_room, pair_items, resolved, save_policy, start
 from preftune.training.loop import Loop
 from preftune.training.optim import adamw, lr_at
 from preftune.training.plan import Plan, make_plan
@@ -129,15 +130,13 @@ def reference_logprobs(room: Room, groups: list[Group], token_budget: int, cache
             sums = sequence_sum(logprobs, batch.sequence, batch.num_sequences).reshape(len(part), 2).cpu()
             result.update({group.index: row for group, row in zip(part, sums, strict=True)})
             task.advance(len(part))
-    temporary = cache.with_suffix(".tmp")
-    torch.save(result, temporary)
-    temporary.replace(cache)
+    save_whole(result, cache)
     return result
 
 
 def plan(config: DPOConfig, out: Path = Path("runs")) -> Plan:
     """Say what the run will take, without starting it."""
-    room = open_room(config, out, Silent())
+    room = open_room(resolved(config, out)[0], out, Silent())
     encoded = _encode(room)
     return make_plan(
         "dpo",

@@ -31,7 +31,7 @@ from preftune.models.heads import end_scores, load_reward_model, save_reward_mod
 from preftune.models.load import unwrap
 from preftune.progress import Progress, Silent
 from preftune.rollout.score import score
-from preftune.stages.common import Room, StageConfig, finish, named, open_room, pair_items, start
+from preftune.stages.common import Room, StageConfig, finish, named, open_room, pair_items, resolved, start
 from preftune.training.loop import Loop
 from preftune.training.optim import adamw, lr_at
 from preftune.training.plan import Plan, make_plan
@@ -58,6 +58,7 @@ def run(config: RewardConfig, out: Path = Path("runs"), *, progress: Progress | 
         return final
     room, policy = _open(config, out, progress)
     encoded = encode(room.renderer, pair_items(room.snapshot.train), max_tokens=room.max_tokens)
+    held_out_pairs = _encode_held_out(room)  # so that what is wrong with them is said before training and not after
     weights = torch.tensor([pair.weight for pair in room.snapshot.train])
     optimiser = adamw(room.model, eps=1e-5)
     total = _steps(config, encoded)
@@ -95,7 +96,7 @@ def run(config: RewardConfig, out: Path = Path("runs"), *, progress: Progress | 
         scores = score_groups(room, some, config.token_budget)
         mean, deviation = float(scores.mean()), float(scores.std())
         task.advance()
-        held_out = _held_out(room, config.token_budget)
+        held_out = _held_out(room, held_out_pairs, config.token_budget)
         task.advance()
     _save(room, policy, work.path, encoded.groups[:4], mean=mean, deviation=deviation)
     return finish(room, work, final, loop, encoded, steps=total, normalisation={"mean": mean, "sd": deviation}, held_out=held_out)
@@ -114,16 +115,21 @@ def score_groups(room: Room, groups: list[Group], token_budget: int) -> Tensor:
     return score(room.model, groups, pad_id=room.renderer.pad_id, token_budget=token_budget, tree=room.tree)
 
 
-def _held_out(room: Room, token_budget: int) -> dict[str, Any]:
-    if not room.snapshot.held_out:
+def _encode_held_out(room: Room) -> Encoded:
+    pairs = room.snapshot.held_out
+    return encode(room.renderer, pair_items(pairs), max_tokens=room.max_tokens) if pairs else Encoded()
+
+
+def _held_out(room: Room, encoded: Encoded, token_budget: int) -> dict[str, Any]:
+    if not encoded.groups:
         return {"n": 0}
-    encoded = encode(room.renderer, pair_items(room.snapshot.held_out), max_tokens=room.max_tokens)
     scores = score_groups(room, encoded.groups, token_budget)
     chosen, rejected = scores[0::2], scores[1::2]
     pairs = [room.snapshot.held_out[g.index] for g in encoded.groups]
     longer = [1.0 if len(p.chosen) > len(p.rejected) else 0.5 if len(p.chosen) == len(p.rejected) else 0.0 for p in pairs]
     return {
         "n": len(pairs),
+        "left_out": dict(encoded.left_out),
         "accuracy": float(accuracy(chosen, rejected).mean()),
         "correct": accuracy(chosen, rejected).tolist(),
         "margins": (chosen - rejected).tolist(),
@@ -162,7 +168,7 @@ def _save(room: Room, policy: nn.Module, folder: Path, probes: list[Group], *, m
 
 def plan(config: RewardConfig, out: Path = Path("runs")) -> Plan:
     """Say what the run will take, without starting it."""
-    room, policy = _open(config, out, Silent())
+    room, policy = _open(resolved(config, out)[0], out, Silent())
     encoded = encode(room.renderer, pair_items(room.snapshot.train), max_tokens=room.max_tokens)
     return make_plan(
         "reward",

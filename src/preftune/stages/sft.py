@@ -22,7 +22,7 @@ from preftune.models.adapter import trainable
 from preftune.models.load import batch_logprobs, unwrap
 from preftune.progress import Progress, Silent
 from preftune.records import Message
-from preftune.stages.common import Room, StageConfig, finish, named, open_room, save_policy, start
+from preftune.stages.common import Room, StageConfig, finish, named, open_room, resolved, save_policy, start
 from preftune.training.loop import Loop
 from preftune.training.optim import adamw, lr_at
 from preftune.training.plan import Plan, make_plan
@@ -76,7 +76,7 @@ def run(config: SFTConfig, out: Path = Path("runs"), *, progress: Progress | Non
 
 def plan(config: SFTConfig, out: Path = Path("runs")) -> Plan:
     """Say what the run will take, without starting it."""
-    room = open_room(config, out, Silent())
+    room = open_room(resolved(config, out)[0], out, Silent())
     encoded = _encode(room)
     return make_plan(
         "sft",
