@@ -263,9 +263,13 @@ def _verdict_of(evaluation: dict[str, Any]) -> dict[str, Any] | None:
     return evaluation["retention"]["verdict"] if evaluation["retention"] else None
 
 
-def _reward_gain(evaluation: dict[str, Any], before: dict[str, Any]) -> float:
-    """Return how far the mean reward of sampled answers rose, in standard deviations of the base's answers."""
-    return float((evaluation["sampled_reward"]["value"] - before["sampled_reward"]["value"]) / before["sampled_reward"]["sd"])
+def _reward_gain(evaluation: dict[str, Any], before: dict[str, Any]) -> float | None:
+    """Return how far the mean reward of sampled answers rose, in standard deviations of the base's answers; None where these are 0.
+
+    That is so where no answer of the base ended by itself, as with a base model that was never taught to end.
+    """
+    rise, deviation = evaluation["sampled_reward"]["value"] - before["sampled_reward"]["value"], before["sampled_reward"]["sd"]
+    return float(rise / deviation) if deviation else None
 
 
 def _compared(

@@ -200,7 +200,7 @@ def begin(parent: Path, kind: str, inputs: dict[str, str], config: dict[str, Any
     """Return (final folder, the work to do), or (final folder, None) where it is already there.
 
     parent: e.g. `runs`. inputs: name → hash of each folder or file that goes in. The unfinished folder is
-    `.<id>.partial`; it survives a kill, so that a stage resumes from the checkpoints in it.
+    `.<id>.partial`; it survives a kill, so that a stage resumes from the checkpoints in it; half-written files in it do not.
     """
     name = folder_id(kind, inputs, config)
     final = parent / name
@@ -209,4 +209,6 @@ def begin(parent: Path, kind: str, inputs: dict[str, str], config: dict[str, Any
     partial = parent / f".{name}.partial"
     with disk_errors(parent):
         partial.mkdir(parents=True, exist_ok=True)
+    for left in partial.rglob(".*.tmp-*"):  # what a kill left in the middle of a write
+        left.unlink(missing_ok=True)
     return final, Work(partial, name, kind, inputs, config, time.time())
