@@ -1,0 +1,205 @@
+"""A run that was killed and started again is, to the last bit, the run that was never disturbed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from preftune.manifest import Work, read_manifest
+from preftune.progress import Silent
+from preftune.training import loop as loop_module
+from preftune.training.loop import Loop, read_metrics
+
+SHORT = {
+    "sft": {"epochs": 1},
+    "reward": {"epochs": 1},
+    "dpo": {"epochs": 1},
+    "ppo": {"steps": 4, "kl_target": 1.0, "prompts_per_step": 4, "samples_per_prompt": 2},
+}
+each_stage = pytest.mark.parametrize("stage", SHORT)
+
+
+class KillAfter(Silent):
+    """Interrupts as Ctrl-C does once so many optimiser steps are logged."""
+
+    def __init__(self, steps: int) -> None:
+        self.left, self.counts = steps, False
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None, unit: str = "steps", *, done: int = 0) -> Iterator[KillAfter]:
+        self.counts = unit == "steps"
+        yield self
+
+    def advance(self, n: int = 1, **metrics: float) -> None:
+        if self.counts:
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+
+@pytest.fixture
+def saving_at_each_step(monkeypatch):
+    """Checkpoints after each step and not once a minute."""
+    save = Loop.save
+
+    def save_and_forget_the_time(self: Loop, step: int) -> None:
+        save(self, step)
+        self._save_seconds = 0.0
+
+    monkeypatch.setattr(Loop, "save", save_and_forget_the_time)
+    monkeypatch.setattr(loop_module, "SAVE_EVERY_SECONDS", -1.0)
+
+
+@pytest.fixture
+def elsewhere(toy, tmp_path):
+    """A copy of the toy project in which nothing was run but the reward model."""
+    return toy.copy(tmp_path / "project", toy.run("reward"))
+
+
+def settings(toy, stage: str) -> dict:
+    reward_model = {"reward_model": str(toy.out / read_manifest(toy.run("reward"))["id"])} if stage == "ppo" else {}
+    return {**SHORT[stage], **reward_model}
+
+
+def content(run: Path) -> dict[str, object]:
+    """Return all that a run has learned and said: weights, metrics without the times, samples."""
+    found: dict[str, object] = {str(file.relative_to(run)): load_file(file) for file in run.rglob("*.safetensors")}
+    found["metrics"] = [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(run)]
+    if (run / "samples.jsonl").exists():
+        found["samples"] = [json.loads(line) for line in (run / "samples.jsonl").read_text(encoding="utf-8").split("\n") if line]
+    manifest = read_manifest(run)
+    found["facts"] = {k: manifest.get(k) for k in ("id", "steps", "normalisation", "held_out", "score_mean", "score_sd", "data")}
+    return found
+
+
+def assert_same(run: Path, undisturbed: Path) -> None:
+    ours, theirs = content(run), content(undisturbed)
+    assert ours.keys() == theirs.keys()
+    for name, expected in theirs.items():
+        if name.endswith(".safetensors"):
+            tensors = ours[name]
+            assert tensors.keys() == expected.keys()
+            assert all(torch.equal(tensors[key], expected[key]) for key in expected), f"{name} differs"
+        else:
+            assert ours[name] == expected, name
+    ours_there, theirs_there = ({str(p.relative_to(r)) for p in r.rglob("*")} for r in (run, undisturbed))
+    assert ours_there == theirs_there
+    # The same bytes, but for the times in metrics.jsonl and manifest.json.
+    for name in sorted(theirs_there - {"metrics.jsonl", "manifest.json"}):
+        if (run / name).is_file():
+            assert (run / name).read_bytes() == (undisturbed / name).read_bytes(), name
+    assert not list(run.parent.glob(".*.partial"))
+
+
+@each_stage
+@pytest.mark.parametrize("kills", [(3,), (2, 2)], ids=lambda kills: "then ".join(map(str, kills)))
+def test_killed_between_checkpoints_and_started_again_is_as_never_killed(toy, elsewhere, saving_at_each_step, stage, kills):
+    undisturbed = toy.run(stage, **settings(toy, stage))
+    for steps in kills:
+        with pytest.raises(KeyboardInterrupt):
+            elsewhere.run(stage, progress=KillAfter(steps), **settings(elsewhere, stage))
+        (partial,) = elsewhere.out.glob(".*.partial")
+        assert (partial / "checkpoint.pt").exists()
+        assert not (elsewhere.out / undisturbed.name).exists()
+    # The step at which it was killed was logged but not saved: it is done again and must not be there twice.
+    saved = torch.load(partial / "checkpoint.pt", weights_only=True)["step"]
+    assert read_metrics(partial)[-1]["step"] == saved + 1
+    assert_same(elsewhere.run(stage, **settings(elsewhere, stage)), undisturbed)
+
+
+@each_stage
+def test_killed_before_any_checkpoint_but_the_first(toy, elsewhere, stage):
+    undisturbed = toy.run(stage, **settings(toy, stage))
+    with pytest.raises(KeyboardInterrupt):
+        elsewhere.run(stage, progress=KillAfter(2), **settings(elsewhere, stage))
+    assert_same(elsewhere.run(stage, **settings(elsewhere, stage)), undisturbed)
+
+
+@each_stage
+def test_killed_as_the_folder_gets_its_name(toy, elsewhere, monkeypatch, stage):
+    undisturbed = toy.run(stage, **settings(toy, stage))
+
+    def killed(*args: object, **facts: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Work, "finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            elsewhere.run(stage, **settings(elsewhere, stage))
+    (partial,) = elsewhere.out.glob(".*.partial")
+    (partial / ".checkpoint.pt.tmp-4711").write_bytes(b"half a checkpoint")  # as kill -9 leaves it
+    assert_same(elsewhere.run(stage, **settings(elsewhere, stage)), undisturbed)
+
+
+@each_stage
+def test_full_training_resumes_as_well(toy, elsewhere, saving_at_each_step, stage):
+    undisturbed = toy.run(stage, whole=True, **settings(toy, stage))
+    with pytest.raises(KeyboardInterrupt):
+        elsewhere.run(stage, whole=True, progress=KillAfter(3), **settings(elsewhere, stage))
+    assert_same(elsewhere.run(stage, whole=True, **settings(elsewhere, stage)), undisturbed)
+
+
+def test_dpo_killed_while_it_measures_the_reference(toy, elsewhere):
+    class KillAtTheReference(Silent):
+        def advance(self, n: int = 1, **metrics: float) -> None:
+            raise KeyboardInterrupt
+
+    undisturbed = toy.run("dpo", **SHORT["dpo"])
+    with pytest.raises(KeyboardInterrupt):
+        elsewhere.run("dpo", progress=KillAtTheReference(), **SHORT["dpo"])
+    assert_same(elsewhere.run("dpo", **SHORT["dpo"]), undisturbed)
+
+
+@each_stage
+def test_the_same_command_twice_finds_the_folder_without_work(toy, monkeypatch, stage):
+    run = toy.run(stage, **settings(toy, stage))
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
+    monkeypatch.setattr("preftune.stages.common.load_causal_lm", None)  # so that any work would fail
+    assert toy.run(stage, **settings(toy, stage)) == run
+    assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
+
+
+def test_another_seed_or_setting_is_another_run(toy):
+    ids = {toy.run("sft", **SHORT["sft"], **other).name for other in ({}, {"seed": 5}, {"lr": 1e-3})}
+    assert len(ids) == 3
+
+
+RUN_PPO = """
+import sys
+from pathlib import Path
+from preftune.stages import ppo
+from preftune.training import loop
+loop.SAVE_EVERY_SECONDS = 0.0
+ppo.run(ppo.PPOConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+def test_kill_dash_9_in_the_middle_loses_nothing(toy, elsewhere):
+    longer = {**SHORT["ppo"], "steps": 12}
+    config = elsewhere.config("ppo", **settings(elsewhere, "ppo") | longer)
+    words = [sys.executable, "-c", RUN_PPO, config.model_dump_json(), str(elsewhere.out)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 200
+    while process.poll() is None and time.monotonic() < deadline:
+        if any(file.read_bytes().count(b"\n") >= 3 for file in elsewhere.out.glob(".*.partial/metrics.jsonl")):
+            break
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    said, _ = process.communicate()
+    assert process.returncode == -signal.SIGKILL, said.decode()
+    (partial,) = elsewhere.out.glob(".*.partial")
+    assert torch.load(partial / "checkpoint.pt", weights_only=True)["step"] > 0
+    undisturbed = toy.run("ppo", **settings(toy, "ppo") | longer)
+    assert_same(elsewhere.run("ppo", **settings(elsewhere, "ppo") | longer), undisturbed)
