@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,12 @@ class Killed(BaseException):
     """Stands for the kill: nothing of ours catches it."""
 
 
-def open_loop(runs: Path, width: int = 2, total: int = TOTAL) -> tuple[Loop, nn.Module, torch.optim.Optimizer]:
+def open_loop(
+    runs: Path, width: int = 2, total: int = TOTAL, *, first: Callable[[Path], object] = lambda folder: None
+) -> tuple[Loop, nn.Module, torch.optim.Optimizer]:
+    """Open the unfinished folder, do `first` to it, and start the loop there."""
     _, work = begin(runs, "test", {}, {"width": width})
+    first(work.path)
     model = nn.Linear(width, 1)
     with torch.no_grad():
         model.weight.fill_(0.1)
@@ -214,10 +219,8 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_is_a_sentence(tmp_path, wi
 
 @needs_full
 def test_a_disk_that_is_full_from_the_start_is_met_before_the_first_step(tmp_path):
-    _, work = begin(tmp_path, "test", {}, {"width": 2})
-    checkpoint_on_a_full_disk(work.path)
     with pytest.raises(PreftuneError, match="the disk is full"):
-        open_loop(tmp_path)
+        open_loop(tmp_path, first=checkpoint_on_a_full_disk)
 
 
 @needs_full
@@ -235,9 +238,8 @@ def test_a_disk_that_is_full_at_the_resume_leaves_the_metrics_as_they_were(tmp_p
     loop.save(1)
     path = loop.work.path / METRICS
     path.write_text('{"step": 1}\n')
-    (loop.work.path / f".{METRICS}.tmp-{os.getpid()}").symlink_to(FULL)
     with pytest.raises(PreftuneError, match=r"metrics\.jsonl: the disk is full"):
-        open_loop(tmp_path)
+        open_loop(tmp_path, first=lambda folder: (folder / f".{METRICS}.tmp-{os.getpid()}").symlink_to(FULL))
     assert path.read_text() == '{"step": 1}\n'
 
 

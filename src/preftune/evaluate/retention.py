@@ -166,7 +166,11 @@ def measure(
     asked = facts(num_facts, seed)
     choices = list(dict.fromkeys(choice for fact in asked for choice in fact.choices))
     prior = dict(
-        zip(choices, _in_blocks(lambda block: _score_priors(model, block), choices, "choices", progress, size=4 * BLOCK), strict=True)
+        zip(
+            choices,
+            _in_blocks(lambda block: _score_priors(model, block), choices, f"{name}: choices", progress, size=4 * BLOCK),
+            strict=True,
+        )
     )
     passages = texts(max_texts)
     tasks = function_tasks()[:num_functions]
