@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from preftune.data.importing import import_preferences
 from preftune.data.snapshot import snapshot
@@ -101,6 +102,15 @@ def learn(start: Path, rows: list[dict[str, Any]], work: Path, target: Path, **s
     config = sft.SFTConfig(data=str(data), model=str(start), adapter=None, warmup=0.0, **settings)
     shutil.copytree(sft.run(config, work / "runs") / "model", target)
     return target
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """On models of this size, a second thread takes more time than it saves."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -190,7 +190,7 @@ def test_kill_dash_9_in_the_middle_loses_nothing(toy, elsewhere):
     longer = {**SHORT["ppo"], "steps": 12}
     config = elsewhere.config("ppo", **settings(elsewhere, "ppo") | longer)
     words = [sys.executable, "-c", RUN_PPO, config.model_dump_json(), str(elsewhere.out)]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"})
     deadline = time.monotonic() + 200
     while process.poll() is None and time.monotonic() < deadline:
         if any(file.read_bytes().count(b"\n") >= 3 for file in elsewhere.out.glob(".*.partial/metrics.jsonl")):
