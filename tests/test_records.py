@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from preftune.records import Candidate, Demonstration, Judgement, Message, Prompt, majority_pairs, pairs_of
+from preftune.records import Candidate, Demonstration, Judgement, Message, Prompt, majority_pairs, pairs_of, standing
 
 
 def prompt(text: str = "Sort a list.") -> Prompt:
@@ -66,6 +66,16 @@ def test_the_clock_does_not_change_what_a_rater_said():
 def test_a_ranking_has_two_to_nine_candidates(tiers):
     with pytest.raises(ValidationError):
         judgement(*tiers)
+
+
+def test_a_thumb_judges_one_candidate_and_a_withdrawal_none():
+    assert (
+        Judgement(prompt_id="p", ranking=(("a",),), acceptable=()).id != Judgement(prompt_id="p", ranking=(("a",),), acceptable=("a",)).id
+    )
+    withdrawn = judgement("a", "b")
+    taken_back = Judgement(prompt_id="p", supersedes=withdrawn.id)
+    assert standing([withdrawn, taken_back]) == [taken_back]
+    assert majority_pairs([withdrawn, taken_back]) == []
 
 
 def test_a_candidate_that_is_ranked_twice_is_named():

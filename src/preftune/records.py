@@ -75,20 +75,23 @@ class Candidate(Record):
 
 
 class Judgement(Record):
-    """One rater's word on 2 to 9 candidates of one prompt.
+    """One rater's word on up to 9 candidates of one prompt.
 
-    ranking is a weak order, best first, ties together; a candidate that is not in it was not judged.
+    ranking is a weak order, best first, ties together; a candidate that is not in it was not compared.
     strength (0 to 3) says how clear the preference between a pair was. acceptable lists the candidates that are good
-    enough: None = not asked, empty = all are bad.
+    enough: None = not asked, empty = all are bad; so a thumb up or down is a ranking of one candidate with it.
+    rewrite is the rater's own better version of the candidate rewrite_of. aspects: a rating of candidates by aspect and
+    candidate, higher = better. supersedes: the judgement that this one takes back; without a ranking it says nothing instead.
     """
 
     prompt_id: str
-    ranking: tuple[tuple[str, ...], ...] = Field(min_length=1)
+    ranking: tuple[tuple[str, ...], ...] = ()
     strength: int | None = Field(default=None, ge=0, le=3)
     acceptable: tuple[str, ...] | None = None
     rewrite: str | None = None
+    rewrite_of: str | None = None
     rationale: str | None = None
-    aspects: dict[str, str] = Field(default_factory=dict)
+    aspects: dict[str, dict[str, float]] = Field(default_factory=dict)
     rater: str = "unknown"
     active_seconds: float | None = Field(default=None, ge=0)
     presentation: tuple[str, ...] = ()
@@ -101,17 +104,28 @@ class Judgement(Record):
     @classmethod
     def _each_candidate_once(cls, ranking: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
         flat = [c for tier in ranking for c in tier]
-        if len(flat) < 2 or len(flat) > 9:
-            raise ValueError(f"a ranking has 2 to 9 candidates, this one has {len(flat)}")
+        if len(flat) > 9 or not all(ranking):
+            raise ValueError(f"a ranking has 2 to 9 candidates and no empty place, this one has {len(flat)}")
         for candidate in flat:
             if flat.count(candidate) > 1:
                 raise ValueError(f'candidate "{candidate}" is ranked twice. Give each candidate one place')
         return ranking
 
+    @model_validator(mode="after")
+    def _says_something(self) -> Judgement:
+        ranked = sum(map(len, self.ranking))
+        if ranked < 2 and self.acceptable is None and self.supersedes is None:
+            raise ValueError(f"a ranking has 2 to 9 candidates, this one has {ranked}")
+        return self
+
     @property
     def id(self) -> str:
-        """The hash of what was said, by whom and of what; the clock is left out unless the rater used our own app."""
-        return content_id("judgement", self.prompt_id, self.ranking, self.strength, self.rater, self.rationale, self.supersedes)
+        """The hash of what was said, by whom and of what. The clock is left out, so that importing twice adds nothing."""
+        said = [self.prompt_id, self.ranking, self.strength, self.rater, self.rationale, self.supersedes]
+        # What most files do not have is added only where it is said: so an id does not depend on which fields we know of.
+        also = {"acceptable": self.acceptable, "rewrite": self.rewrite, "aspects": self.aspects, "presentation": self.presentation}
+        told = {name: value for name, value in also.items() if value or (value == () and name == "acceptable")}
+        return content_id("judgement", *said, *([told] if told else []))
 
 
 class Demonstration(Record):
@@ -145,6 +159,13 @@ def pairs_of(judgement: Judgement) -> list[tuple[str, str]]:
     return [(b, w) for i, tier in enumerate(tiers) for b in tier for below in tiers[i + 1 :] for w in below]
 
 
+def standing(judgements: Iterable[Judgement]) -> list[Judgement]:
+    """Return the judgements that no later one supersedes, in their order."""
+    rows = list(judgements)
+    gone = {j.supersedes for j in rows if j.supersedes}
+    return [j for j in rows if j.id not in gone]
+
+
 def majority_pairs(judgements: Iterable[Judgement]) -> list[tuple[str, str, float]]:
     """Aggregate judgements of one prompt over raters into (chosen, rejected, weight).
 
@@ -152,12 +173,8 @@ def majority_pairs(judgements: Iterable[Judgement]) -> list[tuple[str, str, floa
     half a vote each way); the majority gives the direction, and weight = |share for − share against| (1 when all agree,
     so that a contested pair counts less); an even split gives no pair.
     """
-    rows = list(judgements)
-    gone = {j.supersedes for j in rows if j.supersedes}
     votes: dict[tuple[str, str], float] = {}
-    for judgement in rows:
-        if judgement.id in gone:
-            continue
+    for judgement in standing(judgements):
         for better, worse in pairs_of(judgement):
             votes[better, worse] = votes.get((better, worse), 0.0) + 1.0
         for tier in judgement.ranking:

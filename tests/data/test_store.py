@@ -66,7 +66,7 @@ def test_what_was_added_is_read_back_as_it_was(tmp_path: Path) -> None:
         acceptable=(),
         rewrite="better",
         rationale="why",
-        aspects={"tone": "kind"},
+        aspects={"tone": {"a": 4.0}},
         rater="ann",
         active_seconds=12.5,
         presentation=(c, a, b),
@@ -261,8 +261,12 @@ WRITTEN_BY = {
         """INSERT INTO judgements (id, prompt_id, ranking, strength, acceptable, aspects, rater, presentation, picked_by, created)
            VALUES ('cccc', 'ID', '[["aaaa"], ["bbbb"]]', 1, NULL, '{}', 'ann', '[]', 'import', '2025-01-02 03:04:05.000000')""",
         "INSERT INTO demonstrations (id, prompt_id, text, author) VALUES ('dddd', 'ID', 'hello', 'bob')",
-    ]
+    ],
 }
+WRITTEN_BY["0002"] = [
+    *WRITTEN_BY["0001"],
+    "UPDATE judgements SET rewrite_of = NULL",
+]
 
 
 def test_every_version_of_the_schema_has_rows_to_upgrade_from() -> None:
@@ -290,7 +294,7 @@ def test_a_store_of_a_newer_version_is_refused(tmp_path: Path) -> None:
         raw.execute(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
     raw.close()
     for way in (Store.open, Store.create):
-        with pytest.raises(DataError, match=r"newer preftune \(its schema is 9999, this one knows up to 0001\).*Upgrade preftune"):
+        with pytest.raises(DataError, match=r"newer preftune \(its schema is 9999, this one knows up to 0002\).*Upgrade preftune"):
             way(tmp_path / "s.db")
 
 

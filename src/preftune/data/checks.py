@@ -10,7 +10,7 @@ from typing import Any
 
 from preftune.data.duplicates import linked
 from preftune.data.store import Store, pairs_from
-from preftune.records import Judgement, Message, Pair, content_id, pairs_of
+from preftune.records import Judgement, Message, Pair, content_id, pairs_of, standing
 
 FEW_PAIRS = 100
 MANY_DUPLICATES = 0.05
@@ -39,15 +39,14 @@ class Votes:
 
 def count_votes(judgements: Sequence[Judgement]) -> Votes:
     """Return how all judgements on one prompt add up."""
-    gone = {j.supersedes for j in judgements if j.supersedes}
-    standing = [j for j in judgements if j.id not in gone]
-    strict = Counter(two for judgement in standing for two in pairs_of(judgement))
-    tied = {(a, b) for j in standing for tier in j.ranking for a in tier for b in tier if a < b}
+    valid = standing(judgements)
+    strict = Counter(two for judgement in valid for two in pairs_of(judgement))
+    tied = {(a, b) for j in valid for tier in j.ranking for a in tier for b in tier if a < b}
     compared = {(min(two), max(two)) for two in strict} | tied
     for_each = [(strict[a, b], strict[b, a]) for a, b in compared]
     return Votes(
         judgements=len(judgements),
-        superseded=len(judgements) - len(standing),
+        superseded=len(judgements) - len(valid),
         compared=len(compared),
         ties=sum(a == b == 0 for a, b in for_each),
         even_splits=sum(a == b > 0 for a, b in for_each),

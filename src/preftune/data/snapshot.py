@@ -20,7 +20,7 @@ from preftune.data.splits import Split, split_by_hash, split_by_list
 from preftune.data.store import Store, pairs_from
 from preftune.errors import DataError, PreftuneError
 from preftune.manifest import MANIFEST, begin, disk_errors, folder_id, hash_file, read_manifest
-from preftune.records import Judgement, Message, Pair, Prompt, Record
+from preftune.records import Judgement, Message, Pair, Prompt, Record, standing
 
 KIND = "snapshot"
 R = TypeVar("R", bound=Record)
@@ -68,9 +68,8 @@ class _Contents:
     def add_judged(self, prompt: Prompt, judgements: list[Judgement], texts: dict[str, str]) -> None:
         self.votes += count_votes(judgements)
         self.pairs += pairs_from(prompt, judgements, texts)
-        gone = {j.supersedes for j in judgements if j.supersedes}
-        for judgement in judgements:
-            if judgement.rewrite and judgement.rewrite.strip() and judgement.id not in gone:
+        for judgement in standing(judgements):
+            if judgement.rewrite and judgement.rewrite.strip():
                 self.add_demonstration(prompt.id, judgement.rewrite)
 
     def add_demonstration(self, prompt_id: str, text: str) -> None:

@@ -22,7 +22,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from preftune.data import tables
 from preftune.data.database import check_file, engine_for, reading, revision_of, revisions, upgrade, url_of, where_of, writing
 from preftune.errors import DataError
-from preftune.records import Candidate, Demonstration, Judgement, Message, Pair, Prompt, majority_pairs
+from preftune.records import Candidate, Demonstration, Judgement, Message, Pair, Prompt, majority_pairs, standing
 
 CHUNK = 500  # records a statement
 KINDS = {
@@ -215,17 +215,16 @@ class Store:
 
 
 def pairs_from(prompt: Prompt, judgements: Iterable[Judgement], texts: dict[str, str]) -> Iterator[Pair]:
-    """Yield the pairs that all judgements on one prompt give. texts: the text of each candidate by id."""
-    for chosen, rejected, weight in majority_pairs(judgements):
-        yield Pair(
-            messages=prompt.messages,
-            chosen=texts[chosen],
-            rejected=texts[rejected],
-            weight=weight,
-            group=prompt.id,
-            kind=prompt.kind,
-            check=prompt.check,
-        )
+    """Yield the pairs that all judgements on one prompt give. texts: the text of each candidate by id.
+
+    Strict preferences by majority, and each rewrite over what it rewrote.
+    """
+    rows = list(judgements)
+    found = [(texts[chosen], texts[rejected], weight) for chosen, rejected, weight in majority_pairs(rows)]
+    found += [(j.rewrite, texts[j.rewrite_of], 1.0) for j in standing(rows) if j.rewrite and j.rewrite_of]
+    about = {"messages": prompt.messages, "group": prompt.id, "kind": prompt.kind, "check": prompt.check}
+    for chosen, rejected, weight in dict.fromkeys(found):
+        yield Pair(chosen=chosen, rejected=rejected, weight=weight, **about)
 
 
 class Writer:

@@ -48,6 +48,7 @@ judgements = Table(
     Column("strength", Integer),
     Column("acceptable", JSON(none_as_null=True)),
     Column("rewrite", Text),
+    Column("rewrite_of", String(16)),
     Column("rationale", Text),
     Column("aspects", JSON, nullable=False),
     Column("rater", Text, nullable=False),
