@@ -36,7 +36,8 @@ def check_shapes(letters: str, **tensors: Tensor) -> None:
 class TokenBatch:
     """Rows of tokens; a row is `[prompt | completion 1 | completion 2 …]` (the completions share the prompt) and padding.
 
-    ids: int64 [B, T]. position_ids: int64 [B, T], restarted after the prompt for each completion.
+    beginning: the P tokens with which every prompt of the batch starts, where they share any; they are in no row, but every token sees
+    them. ids: int64 [B, T]. position_ids: int64 [B, T], from P on, restarted after the prompt for each completion.
     segment: int64 [B, T]: 0 = prompt, 1.. = the completion it belongs to, −1 = padding.
     completion_mask: bool [B, T], True on the completion's tokens, its end token included.
     parent: int64 [B, T]: the place of the token that predicts token t (t − 1, but the prompt's last token for the first token
@@ -53,6 +54,7 @@ class TokenBatch:
     sequence: Tensor
     num_sequences: int
     plain: bool
+    beginning: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         check_shapes("B T", **{f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)})
@@ -65,14 +67,13 @@ class TokenBatch:
     @property
     def num_tokens(self) -> int:
         """Real tokens in the batch."""
-        return int(self.attention_mask.sum())
+        return len(self.beginning) + int(self.attention_mask.sum())
 
     def tree_mask(self, window: int | None = None) -> Tensor:
-        """bool [B, 1, T, T], True where query token (dim 2) may look at key token (dim 3).
+        """bool [B, 1, T, P + T], True where query token (dim 2) may look at key token (dim 3; the shared beginning stands first).
 
         A token sees itself and what came before it in the prompt or in its own completion; with a window, only the last
-        `window` positions of that. A padding token sees only itself, so that its softmax is defined; nothing real ever
-        looks at it.
+        `window` positions of that. A padding token sees itself, so that its softmax is defined; nothing real ever looks at it.
         """
         length = self.ids.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool, device=self.ids.device).tril()
@@ -81,7 +82,10 @@ class TokenBatch:
         seen = causal[None] & same & (query >= 0) & (key >= 0)
         if window is not None:
             seen &= self.position_ids[:, :, None] - self.position_ids[:, None, :] < window
-        return (seen | torch.eye(length, dtype=torch.bool, device=self.ids.device)[None])[:, None]
+        rows = seen | torch.eye(length, dtype=torch.bool, device=self.ids.device)[None]
+        begun = torch.arange(len(self.beginning), device=self.ids.device)
+        reach = length + len(begun) if window is None else window
+        return torch.cat([self.position_ids[:, :, None] - begun < reach, rows], dim=2)[:, None]
 
     def to(self, device: torch.device) -> TokenBatch:
         """Return the batch on another device."""

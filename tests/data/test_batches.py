@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preftune.data.batches import Encoded, Group, batch_indices, collate, encode, shuffled, split_by_budget
+from preftune.data.batches import Encoded, Group, batch_indices, collate, encode, shared_beginning, shuffled, split_by_budget
 from preftune.data.template import Renderer
 from preftune.errors import DataError
 from preftune.records import Message
@@ -86,6 +86,35 @@ def test_who_sees_whom_in_a_tree_row_by_hand():
         [1, 1, 1, 1, 0],
         [1, 1, 0, 0, 1],  # answer 2 does not see answer 1
     ]
+
+
+def test_what_all_prompts_begin_with_stands_once_and_every_token_sees_it():
+    begun = tuple(range(100, 108))
+    batch = collate([Group((*begun, 10, 11), ((20, 2), (30,)), 0), Group((*begun, 12), ((40,),), 1)], PAD)
+    assert batch.beginning == begun
+    assert batch.ids.tolist() == [[10, 11, 20, 2, 30], [12, 40, PAD, PAD, PAD]]
+    assert batch.position_ids.tolist() == [[8, 9, 10, 11, 10], [8, 9, 0, 0, 0]]
+    assert batch.parent.tolist() == [[0, 0, 1, 2, 1], [0, 0, 2, 3, 4]]
+    assert batch.num_tokens == 15
+    seen = batch.tree_mask()[0, 0].int()
+    assert seen[:, :8].all()
+    assert seen[4, 8:].tolist() == [1, 1, 0, 0, 1]
+    within = batch.tree_mask(window=3)[0, 0].int()
+    assert within[0].tolist() == [0, 0, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0]  # position 8 sees 6, 7 and itself
+
+
+@pytest.mark.parametrize(
+    ("prompts", "shared"),
+    [
+        ([range(20), range(20)], 19),  # each keeps a token of its own
+        ([range(20), range(9)], 8),
+        ([range(20), range(8)], 0),  # seven are not worth a pass of their own
+        ([range(20)], 0),
+        ([[*range(10), 1, 2], [*range(10), 3], [*range(9), 5, 5, 5]], 9),
+    ],
+)
+def test_a_beginning_is_shared_where_it_is_long_enough(prompts, shared):
+    assert shared_beginning([tuple(p) for p in prompts]) == shared
 
 
 def test_a_window_counts_positions_and_not_places_in_the_row():

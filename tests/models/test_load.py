@@ -95,6 +95,22 @@ def test_sharing_the_prompt_changes_no_log_prob_and_no_gradient(model):
 
 
 @every_family
+def test_a_beginning_that_is_computed_once_gives_the_same_and_learns_the_same(model):
+    begun = random_ids(12, 50)
+    groups = [Group((*begun, *g.prompt), g.completions, g.index) for g in GROUPS]
+    assert collate(groups, PAD).beginning[:12] == begun
+    results = []
+    for tree in (True, False):
+        scores = score(model, collate(groups, PAD, tree=tree))
+        scores.sum().backward()
+        results.append((scores.detach(), gradients(model)))
+    torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-5, atol=1e-5)
+    scale = max(float(slope.abs().max()) for slope in results[1][1].values())
+    for name, slope in results[0][1].items():
+        torch.testing.assert_close(slope, results[1][1][name], rtol=1e-5, atol=1e-5 * scale, msg=name)
+
+
+@every_family
 def test_what_is_changed_in_one_answer_leaves_the_others_as_they_were(model):
     changed = Group(GROUPS[0].prompt, (random_ids(11, 99), *GROUPS[0].completions[1:]), 0)
     with torch.no_grad():

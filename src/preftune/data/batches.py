@@ -13,6 +13,8 @@ from preftune.errors import DataError
 from preftune.records import Message
 from preftune.tensors import TokenBatch
 
+WORTH_SHARING = 8  # tokens; fewer cost more in a forward pass of their own than in every row
+
 
 @dataclass(frozen=True)
 class Group:
@@ -72,11 +74,14 @@ def encode(renderer: Renderer, items: Iterable[tuple[Sequence[Message], Sequence
 def collate(groups: Sequence[Group], pad_id: int, *, tree: bool = True) -> TokenBatch:
     """Return the groups as one padded batch; sequences are numbered group by group, completion by completion.
 
-    tree: True = a row a group, `[prompt | completion 1 | …]`; False = a row a completion, the prompt repeated (the plain way).
+    tree: True = a row a group, `[prompt | completion 1 | …]`, and what all prompts begin with (a system message, say) apart, once;
+    False = a row a completion, the whole prompt repeated (the plain way).
     """
+    begun = shared_beginning([group.prompt for group in groups]) if tree else 0
     rows: list[tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]] = []
     for group in groups:
-        rows += [(group.prompt, group.completions)] if tree else [(group.prompt, (c,)) for c in group.completions]
+        prompt = group.prompt[begun:]
+        rows += [(prompt, group.completions)] if tree else [(prompt, (c,)) for c in group.completions]
     length = max(len(p) + sum(map(len, cs)) for p, cs in rows)
     shape = (len(rows), length)
     ids = torch.full(shape, pad_id, dtype=torch.long)
@@ -88,13 +93,13 @@ def collate(groups: Sequence[Group], pad_id: int, *, tree: bool = True) -> Token
     for row, (prompt, completions) in enumerate(rows):
         start = len(prompt)
         ids[row, :start] = torch.tensor(prompt)
-        position_ids[row, :start] = torch.arange(start)
+        position_ids[row, :start] = torch.arange(begun, begun + start)
         segment[row, :start] = 0
         parent[row, 1:start] = torch.arange(start - 1)
         for which, completion in enumerate(completions, start=1):
             stop = start + len(completion)
             ids[row, start:stop] = torch.tensor(completion)
-            position_ids[row, start:stop] = torch.arange(len(prompt), len(prompt) + len(completion))
+            position_ids[row, start:stop] = torch.arange(begun + len(prompt), begun + len(prompt) + len(completion))
             segment[row, start:stop] = which
             parent[row, start:stop] = torch.arange(start - 1, stop - 1)
             parent[row, start] = len(prompt) - 1
@@ -102,7 +107,15 @@ def collate(groups: Sequence[Group], pad_id: int, *, tree: bool = True) -> Token
             number += 1
             start = stop
     plain = all(len(cs) == 1 for _, cs in rows)
-    return TokenBatch(ids, position_ids, segment, sequence >= 0, parent, sequence, number, plain)
+    return TokenBatch(ids, position_ids, segment, sequence >= 0, parent, sequence, number, plain, groups[0].prompt[:begun])
+
+
+def shared_beginning(prompts: Sequence[Sequence[int]]) -> int:
+    """Return how many tokens all prompts begin with, where that is worth a forward pass of its own; each keeps a token at least."""
+    first, last = min(prompts), max(prompts)
+    shared = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    shared = min(shared, min(map(len, prompts)) - 1)
+    return shared if len(prompts) > 1 and shared >= WORTH_SHARING else 0
 
 
 def split_by_budget(groups: Sequence[Group], token_budget: int) -> list[list[Group]]:

@@ -50,7 +50,7 @@ class Size:
     functions: int
 
 
-SIZES = {"small": Size(32, 96, 160, 16, 8), "full": Size(100, 192, 1000, None, 60)}
+SIZES = {"small": Size(24, 96, 120, 12, 6), "full": Size(100, 128, 1000, None, 40)}
 
 
 def evaluate(

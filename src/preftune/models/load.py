@@ -7,8 +7,9 @@ import functools
 import platform
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import Cache, DynamicCache
 from transformers.utils import logging as transformers_logging
 
 from preftune.data.batches import Group, collate
 from preftune.data.template import Renderer, read_template
 from preftune.errors import ModelError
 from preftune.losses.logprobs import Head, token_logprobs
+from preftune.losses.reduce import to_sequences
 from preftune.manifest import MANIFEST, hash_folder, read_manifest
 from preftune.tensors import TokenBatch
 
@@ -215,10 +218,31 @@ def hidden_states(model: nn.Module, batch: TokenBatch) -> Tensor:
     """Return the last hidden states [B, T, H] (after the final norm): what the output layer and the scalar heads read."""
     backbone: Any = unwrap(model).base_model
     # Plain rows are padded on the right, so a causal model never looks at padding.
-    mask = None if batch.plain else _tree_masks(unwrap(model), batch)
-    out = backbone(input_ids=batch.ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False)
+    mask = None if batch.plain and not batch.beginning else _tree_masks(unwrap(model), batch)
+    cache = after_beginning(model, batch.beginning, len(batch.ids)) if batch.beginning else {"use_cache": False}
+    out = backbone(input_ids=batch.ids, attention_mask=mask, position_ids=batch.position_ids, **cache)
     states: Tensor = out.last_hidden_state
     return states
+
+
+def after_beginning(model: nn.Module, beginning: Sequence[int], rows: int) -> dict[str, Any]:
+    """Return the arguments that let a forward pass of `rows` rows go on after tokens that all of them begin with.
+
+    The beginning is computed once, with gradient where gradients are on.
+    """
+    backbone: Any = unwrap(model).base_model
+    cache = DynamicCache()
+    ids = torch.tensor([list(beginning)], device=device_of(model))
+    backbone(input_ids=ids, **cache_arguments(backbone, cache))
+    for layer in cache.layers:
+        layer.keys, layer.values = (x.expand(rows, -1, -1, -1) for x in (layer.keys, layer.values))
+    return cache_arguments(backbone, cache)
+
+
+def cache_arguments(backbone: Any, cache: Cache) -> dict[str, Any]:
+    """Return the arguments that give a model a cache: newer versions of transformers call it `cache`, older ones `past_key_values`."""
+    name = "cache" if "cache" in signature(backbone.forward).parameters else "past_key_values"
+    return {name: cache, "use_cache": True}
 
 
 def _tree_masks(model: PreTrainedModel, batch: TokenBatch) -> Tensor | dict[str, Tensor]:
@@ -258,15 +282,19 @@ def tree_rows_agree(model: nn.Module, *, tolerance: float = 1e-3) -> bool:
     device = device_of(model)
     generator = torch.Generator().manual_seed(0)
     length = min(96, max_context(model) // 3)
-    ids = torch.randint(0, head.weight.shape[0], (3, length), generator=generator).tolist()
-    group = Group(tuple(ids[0]), (tuple(ids[1]), tuple(ids[2][: length // 2])), 0)
+    ids = torch.randint(0, head.weight.shape[0], (4, length), generator=generator).tolist()
+    begun = tuple(ids[3][: length // 2])
+    groups = [
+        Group(begun + tuple(ids[0][: length // 2]), (tuple(ids[1]), tuple(ids[2][: length // 2])), 0),
+        Group((*begun, 1), (tuple(ids[2]),), 1),
+    ]
     results = []
     for tree in (True, False):
-        batch = collate([group], 0, tree=tree).to(device)
+        batch = collate(groups, 0, tree=tree).to(device)
         values, _ = token_logprobs(
             hidden_states(model, batch), head, batch.ids, batch.parent, batch.completion_mask, temperature=1.0, chunk_tokens=CHUNK_TOKENS
         )
-        results.append(values[batch.completion_mask])
+        results.append(to_sequences(values, batch.sequence, batch.num_sequences)[0])
     limit = tolerance if head.weight.dtype == torch.float32 else 0.1
     return bool((results[0] - results[1]).abs().max() < limit)
 

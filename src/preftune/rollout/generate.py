@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer
 
+from preftune.data.batches import shared_beginning
 from preftune.manifest import content_seed
-from preftune.models.load import device_of, output_head, unwrap
+from preftune.models.load import cache_arguments, device_of, output_head, unwrap
 
 
 @dataclass(frozen=True)
@@ -32,34 +32,41 @@ class Sample:
 
 
 class _GrowingLayer(DynamicLayer):
-    # transformers' dynamic layer copies the whole cache for each new token; this one writes into room made ahead.
+    # transformers' dynamic layer copies the whole cache for each new token, and for each row that ends; this one writes into
+    # room made ahead, and fills the place of a row that has ended with the last one.
     GROW = 32
-    keys: Tensor
+    keys: Tensor  # [places, heads, room, D], of which the first `rows` and `used` count
     values: Tensor
+    rows: int
     used: int
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self.used = 0
-        new = key_states.shape[-2]
+        new, rows = key_states.shape[-2], key_states.shape[0]
         if self.used == 0 or self.used + new > self.keys.shape[-2]:
-            room = (*key_states.shape[:2], new + self.GROW, key_states.shape[-1])
-            old_keys = [self.keys[:, :, : self.used]] if self.used else []
-            old_values = [self.values[:, :, : self.used]] if self.used else []
-            self.keys = torch.cat([*old_keys, key_states.new_zeros(room)], dim=-2)
-            self.values = torch.cat([*old_values, value_states.new_zeros((*room[:3], value_states.shape[-1]))], dim=-2)
-        self.keys[:, :, self.used : self.used + new] = key_states
-        self.values[:, :, self.used : self.used + new] = value_states
-        self.used += new
-        return self.keys[:, :, : self.used], self.values[:, :, : self.used]
+            room = (rows, key_states.shape[1], new + self.GROW)
+            old_keys = [self.keys[:rows, :, : self.used]] if self.used else []
+            old_values = [self.values[:rows, :, : self.used]] if self.used else []
+            self.keys = torch.cat([*old_keys, key_states.new_zeros(*room, key_states.shape[-1])], dim=-2)
+            self.values = torch.cat([*old_values, value_states.new_zeros(*room, value_states.shape[-1])], dim=-2)
+        self.keys[:rows, :, self.used : self.used + new] = key_states
+        self.values[:rows, :, self.used : self.used + new] = value_states
+        self.rows, self.used = rows, self.used + new
+        return self.keys[:rows, :, : self.used], self.values[:rows, :, : self.used]
 
     def get_seq_length(self) -> int:
         return self.used if self.is_initialized else 0
 
-    def select(self, rows: Tensor) -> None:
-        """Keep these rows (repeats allowed)."""
-        self.keys, self.values = self.keys[rows], self.values[rows]
+    def spread(self, samples: int) -> None:
+        """Give each row's place to `samples` copies of it."""
+        self.keys, self.values = (x[:, :, : self.used].repeat_interleave(samples, dim=0) for x in (self.keys, self.values))
+
+    def move(self, places: Tensor, sources: Tensor) -> None:
+        """Copy rows into places of rows that have ended."""
+        self.keys[places, :, : self.used] = self.keys[sources, :, : self.used]
+        self.values[places, :, : self.used] = self.values[sources, :, : self.used]
 
 
 @dataclass
@@ -135,49 +142,58 @@ def _decode(
     backbone: Any = unwrap(model).base_model
     head = output_head(model)
     cache = Cache(layers=[_GrowingLayer() for _ in range(unwrap(model).config.get_text_config().num_hidden_layers)])
+    with_cache = cache_arguments(backbone, cache)
+    begun = shared_beginning(prompts)
+    if begun:
+        backbone(input_ids=torch.tensor([list(prompts[0][:begun])], device=device), **with_cache)
+        for layer in cache.layers:
+            layer.spread(len(prompts))
+    # Padded on the left, so that all rows end together.
     width = max(map(len, prompts))
     ids = torch.full((len(prompts), width), pad_id)
     attend = torch.zeros((len(prompts), width), dtype=torch.bool)
+    attend[:, :begun] = True
     for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        attend[row, width - len(prompt) :] = True
+        own = width - len(prompt) + begun
+        ids[row, own:] = torch.tensor(prompt[begun:])
+        attend[row, own:] = True
     ids, attend = ids.to(device), attend.to(device)
     positions = (attend.long().cumsum(1) - 1).clamp(min=0)
-    # Newer versions of transformers call it `cache`, older ones `past_key_values`.
-    with_cache = {"cache" if "cache" in signature(backbone.forward).parameters else "past_key_values": cache, "use_cache": True}
-    out = backbone(input_ids=ids, attention_mask=attend.long(), position_ids=positions, **with_cache)
-    hidden = out.last_hidden_state[:, width - 1]
+    out = backbone(input_ids=ids[:, begun:], attention_mask=attend.long(), position_ids=positions[:, begun:], **with_cache)
+    hidden = out.last_hidden_state[:, -1]
 
-    spread = torch.arange(len(prompts), device=device).repeat_interleave(samples_per_prompt)
-    _select(cache, spread)
-    hidden, attend, position = hidden[spread], attend[spread], positions[spread, width - 1]
+    for layer in cache.layers:
+        layer.spread(samples_per_prompt)
+    hidden, attend, position = (x.repeat_interleave(samples_per_prompt, 0) for x in (hidden, attend, positions[:, width - 1]))
     uniforms = rows.uniforms.to(device if device.type != "mps" else "cpu")
     alive = list(range(len(rows.ids)))
     done: list[Sample] = []
     for t in range(max_new_tokens):
         tokens, logprobs = _pick(head.logits(hidden), uniforms[:, t], temperature)
-        keep = []
-        for place, row in enumerate(alive):
-            token = int(tokens[place])
+        ended = []
+        for place, (row, token, logprob) in enumerate(zip(alive, tokens.tolist(), logprobs.tolist(), strict=True)):
             rows.ids[row].append(token)
-            rows.logprobs[row].append(float(logprobs[place]))
+            rows.logprobs[row].append(logprob)
             if token in stop_ids or t + 1 == max_new_tokens:
                 finished = token in stop_ids
                 done.append(
                     Sample(rows.prompt_index[row], rows.sample_index[row], tuple(rows.ids[row]), tuple(rows.logprobs[row]), finished)
                 )
-            else:
-                keep.append(place)
-        if len(keep) < len(alive):
-            on_done(len(alive) - len(keep))
-        if not keep:
+                ended.append(place)
+        if ended:
+            on_done(len(ended))
+        if len(ended) == len(alive):
             return done
-        if len(keep) < len(alive):
-            index = torch.tensor(keep, device=device)
-            _select(cache, index)
+        if ended:
+            order, moved = _closed_up(len(alive), ended)
+            if moved:
+                places, sources = (torch.tensor(side, device=device) for side in zip(*moved, strict=True))
+                for layer in cache.layers:
+                    layer.move(places, sources)
+            index = torch.tensor(order, device=device)
             attend, position, tokens = attend[index], position[index], tokens[index.to(tokens.device)]
             uniforms = uniforms[index.to(uniforms.device)]
-            alive = [alive[k] for k in keep]
+            alive = [alive[place] for place in order]
         attend = torch.cat([attend, attend.new_ones(len(alive), 1)], dim=1)
         position = position + 1
         out = backbone(
@@ -190,9 +206,13 @@ def _decode(
     return done
 
 
-def _select(cache: Cache, rows: Tensor) -> None:
-    for layer in cache.layers:
-        layer.select(rows)
+def _closed_up(count: int, ended: list[int]) -> tuple[list[int], list[tuple[int, int]]]:
+    """Return which old place each remaining row comes from, and the (place, source) of those that move: the last into the gaps."""
+    gaps = set(ended)
+    left = count - len(gaps)
+    from_the_end = (place for place in range(left, count) if place not in gaps)
+    order = [place if place not in gaps else next(from_the_end) for place in range(left)]
+    return order, [(place, source) for place, source in enumerate(order) if place != source]
 
 
 def _pick(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

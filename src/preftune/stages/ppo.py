@@ -303,22 +303,20 @@ class _Learner:
 
     def _set_scale(self, state: dict[str, Any], raw: Tensor) -> None:
         # The first step's samples come from the reference itself: their mean and sd make the score's unit, so that
-        # kl_coef and no_eos_score mean the same on every reward model. The critic's head is put on the same scale.
+        # kl_coef and no_eos_score mean the same on every reward model.
         if "mean" not in state:
             state["mean"], state["sd"] = float(raw.mean()), max(float(raw.std()), 1e-3)
-            head = scalar_head(self.critic)
-            with torch.no_grad():
-                head.weight.div_(state["sd"])
-                head.bias.sub_(state["mean"]).div_(state["sd"])
 
 
 def _critic_of(reward_path: Path, config: PPOConfig, device: torch.device) -> nn.Module:
     critic = load_reward_model(reward_path, device=device)
     old = scalar_head(critic)
-    head = nn.Linear(old.in_features, 1, bias=True, device=device)  # with a bias, so that it can take the score's scale
-    with torch.no_grad():
-        head.weight.copy_(old.weight)
-        head.bias.copy_(old.bias) if old.bias is not None else head.bias.zero_()
+    # The reward model's body, but a head of zeros: the reward's own head means something on the last token alone, and on the
+    # others it is wilder than the returns (explained variance −9 on the sample), so that its advantages are noise. Zero is the mean
+    # of the scores in their unit.
+    head = nn.Linear(old.in_features, 1, bias=True, device=device)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
     name = next(n for n, m in critic.named_children() if m is old)
     setattr(critic, name, head)
     wrapped: nn.Module = add_adapter(critic, config.adapter, seed=config.seed) if config.adapter else critic.requires_grad_(True)
