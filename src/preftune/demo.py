@@ -56,7 +56,15 @@ class Recipe:
 
 
 # So few steps teach a critic little: gae_lambda 1 trusts the returns instead, and each sample is used once.
-PPO: dict[str, Any] = {"samples_per_prompt": 4, "epochs": 1, "minibatches": 2, "lr": 3e-4, "gae_lambda": 1.0, "kl_coef": 0.02}
+PPO: dict[str, Any] = {
+    "samples_per_prompt": 4,
+    "epochs": 1,
+    "minibatches": 2,
+    "gae_lambda": 1.0,
+    "kl_coef": 0.02,
+    "lr": 4e-4,
+    "value_lr": 1e-3,
+}
 
 RECIPES = {
     "demo": Recipe(
