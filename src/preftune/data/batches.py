@@ -112,7 +112,7 @@ def collate(groups: Sequence[Group], pad_id: int, *, tree: bool = True) -> Token
 
 def shared_beginning(prompts: Sequence[Sequence[int]]) -> int:
     """Return how many tokens all prompts begin with, where that is worth a forward pass of its own; each keeps a token at least."""
-    first, last = min(prompts), max(prompts)
+    first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
     shared = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
     shared = min(shared, min(map(len, prompts)) - 1)
     return shared if len(prompts) > 1 and shared >= WORTH_SHARING else 0
