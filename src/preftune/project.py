@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from preftune.config import Config, describe, load_config
 from preftune.data.store import Store
 from preftune.manifest import disk_errors
+from preftune.web.settings import LabelSettings, load_label_settings, settled_in
 
 PROJECT_FILE = "preftune.yaml"
 GUIDELINES_FILE = "guidelines.md"
@@ -20,6 +22,12 @@ class Project(Config):
 
     store: str = Field("store.db", description="The store of judgements: a SQLite file, or a postgresql:// address.")
     model: str | None = Field(None, description="The model to start from: a Hugging Face folder or a GGUF file.")
+    label: LabelSettings = Field(default_factory=LabelSettings, description="How answers are ranked in the web app (preftune label).")
+
+    @field_validator("label", mode="before")
+    @classmethod
+    def _nothing_is_the_defaults(cls, value: Any) -> Any:
+        return {} if value is None else value  # a file may say `label:` and put everything below it in comments
 
 
 def init_project(directory: Path) -> list[Path]:
@@ -44,3 +52,9 @@ def read_project(directory: Path = Path()) -> Project:
     """Return the settings of the project in `directory`, or the defaults where it has no preftune.yaml."""
     path = directory / PROJECT_FILE
     return load_config(Project, path, stage="project") if path.exists() else Project()
+
+
+def label_settings(directory: Path = Path()) -> LabelSettings:
+    """Return what the project in `directory` says of labelling, or the defaults; the guidelines' path is taken from there."""
+    path = directory / PROJECT_FILE
+    return load_label_settings(path) if path.exists() else settled_in(directory, LabelSettings())

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preftune.data.duplicates import jaccard, linked, near_duplicate_groups, shingles
+from preftune.data.duplicates import EXACT_WORDS, NearDuplicates, linked, near_duplicate_groups, shingle_numbers, words_of
 from preftune.records import Message
+
+
+def shingles(messages: tuple[Message, ...]) -> frozenset[tuple[str, ...]]:
+    """The word 3-shingles of a conversation as sets of words: what the numbers in the program stand for."""
+    words = words_of(messages)
+    return frozenset(tuple(words[i : i + 3]) for i in range(max(1, len(words) - 2)))
+
+
+def jaccard(a: frozenset[tuple[str, ...]], b: frozenset[tuple[str, ...]]) -> Fraction:
+    return Fraction(len(a & b), len(a | b))
 
 
 def asked(text: str, system: str = "") -> tuple[Message, ...]:
@@ -52,6 +63,8 @@ TEN = "one two three four five six seven eight nine ten"
 )
 def test_the_similarity_is_that_of_word_shingles(a: str, b: str, similarity: Fraction) -> None:
     assert jaccard(shingles(asked(a)), shingles(asked(b))) == similarity
+    together = len(set(near_duplicate_groups({"a": asked(a), "b": asked(b)}).values())) == 1
+    assert together is (similarity >= Fraction(4, 5))
 
 
 def test_system_messages_do_not_make_prompts_alike() -> None:
@@ -102,3 +115,28 @@ def test_linked_finds_what_is_alike_on_the_other_side() -> None:
     theirs = {"a": asked("quite another"), "z": asked(TEN + " eleven"), "c": asked("same TEXT")}
     assert linked(ours, theirs) == {"a", "c"}
     assert linked(ours, {}) == linked({}, theirs) == set()
+
+
+def test_numbers_of_shingles_are_equal_where_the_shingles_are_also_beyond_what_fits_side_by_side() -> None:
+    words = np.array([5, 6, 7, 5, 6, 7, 8, 0], np.int32)
+    for vocabulary in (8, EXACT_WORDS * 4):
+        numbers = shingle_numbers(words, vocabulary)
+        assert len(numbers) == 6
+        assert (numbers[0] == numbers[3], len(set(numbers.tolist()))) == (True, 5)
+    assert len(shingle_numbers(words[:2], 8)) == 0
+
+
+def test_prompts_may_be_given_one_by_one_and_asked_for_more_than_once() -> None:
+    finder = NearDuplicates()
+    assert finder.groups() == {}
+    finder.add("a", asked(TEN))
+    assert finder.groups() == {"a": "a"}
+    finder.add("b", asked(TEN + " eleven"))
+    finder.add("c", (Message(role="system", content="nothing else"),))
+    assert finder.groups() == {"a": "a", "b": "a", "c": "c"}
+
+
+def test_many_prompts_with_a_common_text_are_compared_in_time() -> None:
+    common = " ".join(f"word{n}" for n in range(60))
+    prompts = {f"{n}": asked(f"{common} {n % 40} {n * 7} {n * 11} a b c d e f g h {n}") for n in range(1500)}
+    assert len(set(near_duplicate_groups(prompts).values())) == 1

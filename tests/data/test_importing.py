@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,8 @@ from preftune.data import importing
 from preftune.data.formats import Row, SetAside, read
 from preftune.data.importing import import_preferences
 from preftune.data.store import Store
-from preftune.errors import DataError, PreftuneError
+from preftune.errors import ConfigError, DataError, PreftuneError
+from preftune.progress import Lines
 
 SPAWN = multiprocessing.get_context("spawn")
 PAIR = {"prompt": "Say hello.", "chosen": "Hello!", "rejected": "What?"}
@@ -81,13 +84,69 @@ def test_a_dry_run_counts_the_same_and_writes_nothing(tmp_path: Path, source: Pa
 def test_the_report_shows_which_answer_is_taken_for_better(tmp_path: Path, source: Path) -> None:
     report = import_preferences(source, tmp_path / "s.db")
     assert report.examples[0] == "line 1, user: Say hello.\n  better: Hello!\n  worse: What?"
-    assert report.examples[2] == "line 4, user: Count.\n  better: 1 2 3\n  better: 3 2 1\n  worse: no"
+    assert report.examples[2] == "line 3, user: Say bye.\n  wished: Bye!"
+    source.write_text(json.dumps(ROWS[3]) + "\n" + json.dumps({**PAIR, "prompt": "x", "completion": "y", "label": False}) + "\n")
+    [example] = import_preferences(source, tmp_path / "s.db", format="own").examples
+    assert example == "line 1, user: Count.\n  better: 1 2 3\n  better: 3 2 1\n  worse: no"
     assert len(report.examples) == 3
     lines = report.lines()
     assert lines[0] == f"{source} (own): 9 rows, 5 new, 1 already there"
-    assert "  2 set aside: there is nothing to learn from two equal answers" in lines
+    assert "  2 set aside: there is nothing to learn from two equal answers (line 7, 8)" in lines
+    assert "Direction: chosen over rejected; a ranking is best first." in lines
     assert "  1 rows have a key that is not used: note" in lines
     assert f"  what was set aside: {tmp_path}/s.db.set-aside.jsonl" in lines
+
+
+def test_what_a_file_holds_does_not_steer_the_terminal(tmp_path: Path, source: Path) -> None:
+    source.write_text(json.dumps({**PAIR, "prompt": "a\x1b[2Jb", "k\ud83d\x07": 1}) + "\n")
+    report = import_preferences(source, tmp_path / "s.db")
+    assert report.examples[0].splitlines()[0] == "line 1, user: a\ufffd[2Jb"
+    assert report.unused == {"k\ufffd\ufffd": 1}
+
+
+def test_a_hostile_file_does_not_swell_the_report(tmp_path: Path, source: Path) -> None:
+    source.write_text("".join(json.dumps({**PAIR, "prompt": f"{n}", f"key {n}": 1}) + "\n" for n in range(300)))
+    unused = import_preferences(source, tmp_path / "s.db", dry_run=True).unused
+    assert (len(unused), unused["(others)"], sum(unused.values())) == (101, 200, 300)
+
+
+def test_progress_goes_to_the_end_of_the_file(tmp_path: Path, source: Path) -> None:
+    source.write_text("".join(json.dumps({**PAIR, "prompt": f"{n}"}) + "\n" for n in range(1300)))
+    said = io.StringIO()
+    import_preferences(source, tmp_path / "s.db", progress=Lines(stream=said))
+    size = source.stat().st_size // 1024
+    assert said.getvalue().splitlines()[0] == f"reading preferences.jsonl: {size} KiB"
+    assert f"done, {size} KiB in" in said.getvalue().splitlines()[-1]
+
+
+def test_a_map_and_another_format_do_not_go_together(tmp_path: Path, source: Path) -> None:
+    with pytest.raises(ConfigError, match='a map of columns does not go with the format "hh"'):
+        import_preferences(source, tmp_path / "s.db", format="hh", map_columns={"prompt": "prompt"})
+
+
+def test_a_file_that_contradicts_itself_late_stores_nothing(tmp_path: Path, source: Path) -> None:
+    rows = [{**PAIR, "prompt": f"{n}", "score_chosen": 2, "score_rejected": 1 if n < 900 else 3} for n in range(1200)]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match=r"300 of 1,200 rows contradict themselves \(line 901: score_chosen 2 is below score_rejected 3\)"):
+        import_preferences(source, tmp_path / "s.db")
+    with Store.open(tmp_path / "s.db") as store:
+        assert set(store.counts().values()) == {0}
+
+
+def test_every_sample_imported_twice_adds_nothing(tmp_path: Path, shared_data: Callable[[str], Path]) -> None:
+    with Store.create(tmp_path / "s.db") as store:
+        refused = []
+        for path in sorted(shared_data("formats").iterdir()):
+            try:
+                first = import_preferences(path, store)
+            except DataError:
+                refused.append(path.name)
+                continue
+            before = store.counts()
+            again = import_preferences(path, store)
+            assert (again.new, again.already_there, store.counts()) == (0, first.new + first.already_there, before), path.name
+            assert first.examples == again.examples, path.name
+        assert len(refused) == 3
 
 
 def test_what_was_set_aside_lies_next_to_the_store_by_source(tmp_path: Path, source: Path) -> None:
@@ -130,8 +189,8 @@ def test_a_file_that_is_not_there_makes_no_store(tmp_path: Path) -> None:
 def test_a_failure_in_the_middle_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Path) -> None:
     source.write_text("".join(json.dumps({**PAIR, "prompt": f"{n}"}) + "\n" for n in range(1200)))
 
-    def breaks(path: Path, name: str) -> Iterator[Row | SetAside]:
-        for n, item in enumerate(read(path, name)):
+    def breaks(path: Path, name: str | None, **options: Any) -> Iterator[Row | SetAside]:
+        for n, item in enumerate(read(path, name, **options)):
             if n == 1100:
                 raise KeyboardInterrupt
             yield item
@@ -157,9 +216,9 @@ def test_a_full_disk_becomes_a_sentence_and_leaves_nothing(tmp_path: Path, monke
 
 
 def _import_slowly(source: str, store: str, started: object) -> None:
-    def slow(path: Path, name: str) -> Iterator[Row | SetAside]:
-        for n, item in enumerate(read(path, name)):
-            if n == 700:  # after the first batch was written
+    def slow(path: Path, name: str | None, **options: Any) -> Iterator[Row | SetAside]:
+        for n, item in enumerate(read(path, name, **options)):
+            if n == 700 and options["place"]:  # after the first batch was written
                 started.set()  # type: ignore[attr-defined]
                 time.sleep(60)
             yield item

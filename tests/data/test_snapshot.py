@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -11,23 +12,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preftune.data.duplicates import jaccard, shingles
+from preftune.data.duplicates import words_of
 from preftune.data.importing import import_preferences
 from preftune.data.snapshot import Snapshot, load_snapshot, snapshot
+from preftune.data.snapshot_files import PARTS
 from preftune.data.splits import split_by_hash, split_by_list
 from preftune.data.store import Store
 from preftune.errors import DataError, PreftuneError
 from preftune.manifest import MANIFEST, hash_file
 from preftune.records import Candidate, Judgement, Message, Pair, Prompt
 
-DATA_FILES = {
-    "train.jsonl",
-    "held_out.jsonl",
-    "demonstrations.jsonl",
-    "demonstrations_held_out.jsonl",
-    "prompts.jsonl",
-    "prompts_held_out.jsonl",
-}
+DATA_FILES = {f"{part}-00000.parquet" for part in PARTS}
+
+
+def shingles(messages: tuple[Message, ...]) -> frozenset[tuple[str, ...]]:
+    words = words_of(messages)
+    return frozenset(tuple(words[i : i + 3]) for i in range(max(1, len(words) - 2)))
+
+
+def jaccard(a: frozenset[tuple[str, ...]], b: frozenset[tuple[str, ...]]) -> Fraction:
+    return Fraction(len(a & b), len(a | b))
 
 
 def sentence(n: int) -> str:
@@ -81,7 +85,12 @@ def test_a_snapshot_holds_all_pairs_demonstrations_and_prompts_on_one_side_each(
     assert (one.chosen, one.rejected, one.weight, one.kind, one.check) == ("good", "bad", 1.0, "chat", "assert 1")
     assert one.group == Prompt(messages=one.messages).id
     counts = found.manifest["counts"]
-    assert counts["train"] == {"pairs": len(found.train), "demonstrations": len(found.demonstrations), "prompts": len(found.prompts)}
+    assert counts["train"] == {
+        "pairs": len(found.train),
+        "kwise": 0,
+        "demonstrations": len(found.demonstrations),
+        "prompts": len(found.prompts),
+    }
     assert counts["dropped"]["pairs"] == 0
     assert found.manifest["groups"] == 61
 
@@ -261,6 +270,7 @@ def test_given_prompts_are_held_out_and_those_nearly_alike_are_dropped_and_count
     assert asked_in(found.train) == {sentence(n) for n in range(2, 10)}
     assert found.manifest["counts"]["dropped"] == {
         "pairs": 1,
+        "kwise": 0,
         "demonstrations": 1,
         "prompts": 2,
         "reason": "nearly alike a prompt that was given to be held out",
@@ -330,12 +340,20 @@ def test_what_is_no_snapshot_or_a_damaged_one_says_so(store: Store, tmp_path: Pa
         load_snapshot(tmp_path)
     add(store, *(pair(sentence(n)) for n in range(20)))
     made = snapshot(store, tmp_path / "o", held_out=0.3)
-    (made / "train.jsonl").write_text((made / "train.jsonl").read_text() + '{"messages": [\n')
-    with pytest.raises(PreftuneError, match=r"train\.jsonl line \d+: the line is damaged"):
+    train = made / "train-00000.parquet"
+    whole = train.read_bytes()
+    train.write_bytes(whole[:100] + bytes(100) + whole[200:])
+    with pytest.raises(PreftuneError, match=r"train-00000\.parquet: the file is damaged after row 0 \(.*Make the snapshot anew"):
         load_snapshot(made)
-    (made / "prompts.jsonl").unlink()
-    (made / "train.jsonl").write_text("")
-    with pytest.raises(PreftuneError, match=r"prompts\.jsonl: a file of the snapshot is missing"):
+    train.write_bytes(whole[:-20])
+    with pytest.raises(PreftuneError, match=r"train-00000\.parquet: the file is damaged"):
+        load_snapshot(made)
+    shutil.copy(made / "held_out-00000.parquet", train)
+    with pytest.raises(PreftuneError, match=r"train-00000\.parquet: the file has \d+ rows, the manifest says \d+"):
+        load_snapshot(made)
+    train.write_bytes(whole)
+    (made / "prompts-00000.parquet").unlink()
+    with pytest.raises(PreftuneError, match=r"prompts-00000\.parquet: a file of the snapshot is missing"):
         load_snapshot(made)
 
 
@@ -345,9 +363,11 @@ def test_a_snapshot_that_was_cut_off_is_made_whole(store: Store, tmp_path: Path)
     whole = {n: hash_file(made / n) for n in DATA_FILES}
     (made / MANIFEST).unlink()
     made.rename(made.with_name(f".{made.name}.partial"))
-    (made.with_name(f".{made.name}.partial") / "train.jsonl").write_text("half")
+    for left in ("train-00000.parquet", "train-00007.parquet"):
+        (made.with_name(f".{made.name}.partial") / left).write_text("half")
     assert snapshot(store, tmp_path / "o", held_out=0.3) == made
     assert {n: hash_file(made / n) for n in DATA_FILES} == whole
+    assert {p.name for p in made.iterdir()} == DATA_FILES | {MANIFEST}
 
 
 @pytest.mark.slow

@@ -7,6 +7,8 @@ import os
 import signal
 import sqlite3
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -15,13 +17,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import text
+from sqlalchemy import delete, text
 
 from preftune.data import database, tables
 from preftune.data.database import VERSION_TABLE, engine_for, revisions, upgrade, url_of, writing
 from preftune.data.store import Store
 from preftune.errors import DataError, PreftuneError
-from preftune.records import Candidate, Demonstration, Judgement, Message, Prompt
+from preftune.records import GOLD, RETEST, Candidate, Demonstration, Judgement, Message, Prompt
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -172,6 +174,21 @@ def test_a_record_of_something_unknown_is_refused_and_nothing_is_stored(tmp_path
         assert set(store.counts().values()) == {0}
 
 
+def test_judgements_that_check_a_rater_are_kept_and_are_no_votes(tmp_path: Path) -> None:
+    prompt = asked("which")
+    candidates, vote = judged(prompt, "a", "b")
+    checks = [judged(prompt, "b", "a", picked_by=purpose)[1] for purpose in (GOLD, RETEST)]
+    with Store.create(tmp_path / "s.db") as store:
+        store.add([prompt, asked("gold alone")], candidates, [vote])
+        before = store.fingerprint()
+        other, alone = judged(asked("gold alone"), "x", "y", picked_by=GOLD)
+        store.add([], other, [*checks, alone])
+        assert store.counts()["judgements"] == 4
+        assert [(p.chosen, p.rejected, p.weight) for p in store.pairs()] == [("a", "b", 1.0)]
+        assert [(p.text, said) for p, said, _ in store.judged()] == [("which", [vote])]
+        assert store.fingerprint() == before
+
+
 def test_a_frozen_store_does_not_see_what_others_write(tmp_path: Path) -> None:
     with Store.create(tmp_path / "s.db") as store, Store.open(tmp_path / "s.db") as other:
         store.add([asked("a")])
@@ -267,6 +284,18 @@ WRITTEN_BY["0002"] = [
     *WRITTEN_BY["0001"],
     "UPDATE judgements SET rewrite_of = NULL",
 ]
+WRITTEN_BY["0003"] = [
+    *WRITTEN_BY["0002"],
+    """INSERT INTO people (id, name, name_key, role, pseudonym, password_hash, disabled, created)
+       VALUES ('p1', 'Ann', 'ann', 'rater', 'r_1', 'hash', 0, '2026-01-02 03:04:05.000000')""",
+    """INSERT INTO items (id, prompt_id, candidate_ids, task, purpose, picked_by, priority, wanted, taken, queue, shuffle, created)
+       VALUES ('i1', 'ID', '["aaaa", "bbbb"]', 'pair', 'normal', 'random', 0, 1, 1, 'closed', 7, '2026-01-02 03:04:05.000000')""",
+    """INSERT INTO assignments (id, item_id, person_id, purpose, presentation, state, holds, lease_until, lease_seconds, draft_version,
+                                judgement_id, head_id, created, updated)
+       VALUES ('a1', 'i1', 'p1', 'normal', '["aaaa", "bbbb"]', 'submitted', 1, '2026-01-02 03:04:05.000000', 1800, 1,
+               'cccc', 'cccc', '2026-01-02 03:04:05.000000', '2026-01-02 03:04:05.000000')""",
+    "INSERT INTO submissions (assignment_id, id, judgement_id, created) VALUES ('a1', 'once', 'cccc', '2026-01-02 03:04:05.000000')",
+]
 
 
 def test_every_version_of_the_schema_has_rows_to_upgrade_from() -> None:
@@ -294,11 +323,37 @@ def test_a_store_of_a_newer_version_is_refused(tmp_path: Path) -> None:
         raw.execute(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
     raw.close()
     for way in (Store.open, Store.create):
-        with pytest.raises(DataError, match=r"newer preftune \(its schema is 9999, this one knows up to 0002\).*Upgrade preftune"):
+        with pytest.raises(DataError, match=r"newer preftune \(its schema is 9999, this one knows up to 0003\).*Upgrade preftune"):
             way(tmp_path / "s.db")
 
 
 # Faults
+
+
+def test_threads_of_one_process_write_in_turn_and_lose_nothing(tmp_path: Path) -> None:
+    with Store.create(tmp_path / "s.db") as store, ThreadPoolExecutor(20) as pool:
+        list(pool.map(lambda n: store.add([asked(f"question {n}"), asked("the same")]), range(100)))
+        assert store.counts()["prompts"] == 101
+
+
+def test_what_one_thread_froze_does_not_hold_for_others(tmp_path: Path) -> None:
+    with Store.create(tmp_path / "s.db") as store, ThreadPoolExecutor(1) as other, store.frozen():
+        assert store.counts()["prompts"] == 0
+        other.submit(store.add, [asked("a")]).result()
+        assert other.submit(store.counts).result()["prompts"] == 1
+        assert store.counts()["prompts"] == 0
+
+
+def test_a_commit_is_on_the_disk_and_what_is_deleted_is_overwritten(tmp_path: Path) -> None:
+    with Store.create(tmp_path / "s.db") as store:
+        with store.reading() as connection:
+            assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
+        store.add([asked("the secret of Xanadu")])
+        with store.writer() as writer:
+            writer.connection.execute(delete(tables.prompts))
+        store.checkpoint()
+        assert b"Xanadu" not in (tmp_path / "s.db").read_bytes()
+        assert (tmp_path / "s.db-wal").read_bytes() == b""
 
 
 def test_the_file_is_in_wal_mode_and_keeps_foreign_keys(tmp_path: Path) -> None:
@@ -380,11 +435,8 @@ def test_a_kill_in_the_middle_leaves_nothing_half(tmp_path: Path) -> None:
         store.add([asked("and on")])
 
 
-def test_a_postgresql_store_does_the_same(tmp_path: Path) -> None:
-    url = os.environ.get("PREFTUNE_TEST_POSTGRES")
-    if not url:
-        pytest.skip("PREFTUNE_TEST_POSTGRES names no empty PostgreSQL database")
-    with Store.create(url) as store, Store.create(tmp_path / "s.db") as file:
+def test_a_postgresql_store_does_the_same(tmp_path: Path, fresh_postgres: Callable[[], str]) -> None:
+    with Store.create(fresh_postgres()) as store, Store.create(tmp_path / "s.db") as file:
         for each in (store, file):
             fill(each, 3)
             fill(each, 3)

@@ -4,69 +4,46 @@ Two prompts are near-duplicates where the word 3-shingles of what user and assis
 A prompt that goes on from another one, past an answer, counts as its near-duplicate too: it holds what was answered there.
 System messages are left out: one that a whole team shares would make all its prompts alike. What near-duplicates link, directly
 or through others, is one group.
+
+The texts are not kept, only numbers: about 12 bytes a word, so that some hundred thousand prompts fit beside everything else.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
-from collections import Counter
+from array import array
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
+from itertools import count
+
+import numpy as np
+from numpy.typing import NDArray
 
 from preftune.records import Message
 
 THRESHOLD = Fraction(4, 5)
 SHINGLE_WORDS = 3
+EXACT_WORDS = 2**21  # three numbers below this fit into 64 bits side by side
+MIXER = 0x9E3779B97F4A7C15  # an odd number; beyond that many different words a shingle is a 64-bit hash instead
+BUCKETS = 2**22
+BLOCK = 2**20
 
 # A word; each character of a script that is written without spaces is one.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]+")
 
-Shingles = frozenset[tuple[str, ...]]
-
-
-def shingles(messages: Sequence[Message]) -> Shingles:
-    """Return the set of word 3-shingles of a conversation without its system messages; a shorter one is a single shingle."""
-    text = "\n".join(m.content for m in messages if m.role != "system")
-    normal = unicodedata.normalize("NFKC", text).casefold()
-    words = _WORD.findall(normal) or [normal.strip()]
-    return frozenset(tuple(words[i : i + SHINGLE_WORDS]) for i in range(max(1, len(words) - SHINGLE_WORDS + 1)))
-
-
-def jaccard(a: Shingles, b: Shingles) -> Fraction:
-    """Return |a ∩ b| / |a ∪ b| of two sets that are not both empty."""
-    common = len(a & b)
-    return Fraction(common, len(a) + len(b) - common)
+Numbers = NDArray[np.uint64]
+Places = NDArray[np.int64]
 
 
 def near_duplicate_groups(prompts: Mapping[str, Sequence[Message]]) -> dict[str, str]:
     """Return for each prompt id the first id (in the order given) of its group: all that near-duplicates link, directly or not."""
-    first_with: dict[Shingles, str] = {}
-    group = {name: name for name in prompts}
-    order = {name: place for place, name in enumerate(prompts)}
-
-    def root(name: str) -> str:
-        while group[name] != name:
-            group[name] = group[group[name]]
-            name = group[name]
-        return name
-
-    def join(a: str, b: str) -> None:
-        early, late = sorted((root(a), root(b)), key=order.__getitem__)
-        group[late] = early
-
+    finder = NearDuplicates()
     for name, messages in prompts.items():
-        join(name, first_with.setdefault(shingles(messages), name))
-    spoken = {tuple(m for m in messages if m.role != "system"): name for name, messages in prompts.items()}
-    for turns, name in spoken.items():
-        for end in range(2, len(turns)):
-            if turns[end - 1].role == "user" and any(m.role == "assistant" for m in turns[:end]) and turns[:end] in spoken:
-                join(spoken[turns[:end]], name)
-    distinct = {name: words for words, name in first_with.items()}
-    for a, b in _candidates(distinct):
-        if root(a) != root(b) and jaccard(distinct[a], distinct[b]) >= THRESHOLD:
-            join(a, b)
-    return {name: root(name) for name in prompts}
+        finder.add(name, messages)
+    return finder.groups()
 
 
 def linked(of: Mapping[str, Sequence[Message]], among: Mapping[str, Sequence[Message]]) -> set[str]:
@@ -77,22 +54,164 @@ def linked(of: Mapping[str, Sequence[Message]], among: Mapping[str, Sequence[Mes
     return {name for name in of if groups[f"of {name}"] in there}
 
 
-def _candidates(sets: Mapping[str, Shingles]) -> Iterator[tuple[str, str]]:
-    """Yield each two names whose sets may be alike; no two that are alike are missed.
+def words_of(messages: Sequence[Message]) -> list[str]:
+    """Return the words of a conversation without its system messages; a text without any is one word."""
+    text = "\n".join(message.content for message in messages if message.role != "system")
+    normal = unicodedata.normalize("NFKC", text).casefold()
+    return _WORD.findall(normal) or [normal.strip()]
+
+
+class NearDuplicates:
+    """Takes prompts one by one, so that no text has to be kept, and then says which of them are near-duplicates."""
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+        self._numbers: defaultdict[str, int] = defaultdict(count(1).__next__)  # 0 stands for "no word here"
+        self._words = array("i")
+        self._ends = array("q", [0])
+        self._spoken: dict[bytes, int] = {}
+        self._goes_on: list[tuple[bytes, int]] = []
+
+    def add(self, name: str, messages: Sequence[Message]) -> None:
+        """Take a prompt; each name is given once."""
+        place = len(self._names)
+        self._names.append(name)
+        words = words_of(messages)
+        self._words.extend(map(self._numbers.__getitem__, words))
+        self._words.extend([0] * (SHINGLE_WORDS - len(words)))  # a shorter text is a single shingle
+        self._ends.append(len(self._words))
+        spoken = [message for message in messages if message.role != "system"]
+        digest, answered = hashlib.blake2b(digest_size=16), False
+        for turn, message in enumerate(spoken, 1):
+            digest.update(f"{message.role}\0{len(message.content)}\0{message.content}".encode(errors="surrogatepass"))
+            answered |= message.role == "assistant"
+            if turn == len(spoken):
+                self._spoken.setdefault(digest.digest(), place)
+            elif answered and message.role == "user":
+                self._goes_on.append((digest.digest(), place))
+
+    def groups(self) -> dict[str, str]:
+        """Return for each name the first one of its group, in the order in which they were added."""
+        if not self._names:
+            return {}
+        joined = _Joined(len(self._names))
+        for digest, place in self._goes_on:
+            if digest in self._spoken:
+                joined.join(self._spoken[digest], place)
+        sets, places = self._shingle_sets(joined)
+        for a, b in _candidates(sets, joined, places):
+            if joined.root(places[a]) != joined.root(places[b]) and _is_near(sets[a], sets[b]):
+                joined.join(places[a], places[b])
+        return {name: self._names[joined.root(place)] for place, name in enumerate(self._names)}
+
+    def _shingle_sets(self, joined: _Joined) -> tuple[list[Numbers], list[int]]:
+        """Return the distinct sets of shingles, each sorted, and the place of the first prompt with each; others are joined to it."""
+        words, ends = np.frombuffer(self._words, np.int32), np.frombuffer(self._ends, np.int64)
+        shingles = shingle_numbers(words, len(self._numbers))
+        first: dict[bytes, int] = {}
+        sets: list[Numbers] = []
+        places: list[int] = []
+        for place in range(len(self._names)):
+            found = np.unique(shingles[ends[place] : ends[place + 1] - SHINGLE_WORDS + 1])
+            same = first.setdefault(hashlib.blake2b(found.tobytes(), digest_size=16).digest(), place)
+            if same == place:
+                sets.append(found)
+                places.append(place)
+            else:
+                joined.join(same, place)
+        return sets, places
+
+
+def shingle_numbers(words: NDArray[np.int32], vocabulary: int) -> Numbers:
+    """Return the number of the shingle that starts at each word, for all but the last two; equal for equal shingles.
+
+    words: the number of each word, from 0 to vocabulary. Different shingles have different numbers while the vocabulary is under
+    EXACT_WORDS; beyond, two of them meet with a chance of about 1 in 2**64.
+    """
+    base = np.uint64(vocabulary + 1 if vocabulary < EXACT_WORDS else MIXER)
+    numbers = np.zeros(max(0, len(words) - SHINGLE_WORDS + 1), np.uint64)
+    for start in range(0, len(numbers), BLOCK):  # in blocks, so that no second array of this size is needed
+        block = numbers[start : start + BLOCK]
+        for offset in range(SHINGLE_WORDS):
+            block *= base
+            block += words[start + offset : start + offset + len(block)].astype(np.uint64)
+    return numbers
+
+
+class _Joined:
+    """Groups of places that only ever grow together; a group's root is its first place."""
+
+    def __init__(self, size: int) -> None:
+        self.parents = np.arange(size)
+
+    def root(self, place: int) -> int:
+        parents = self.parents
+        while parents[place] != place:
+            parents[place] = parents[parents[place]]
+            place = int(parents[place])
+        return place
+
+    def roots(self, places: Places) -> Places:
+        found = self.parents[places]
+        while not np.array_equal(above := self.parents[found], found):
+            found = above
+        return found
+
+    def join(self, a: int, b: int) -> None:
+        early, late = sorted((self.root(a), self.root(b)))
+        self.parents[late] = early
+
+
+def _is_near(a: Numbers, b: Numbers) -> bool:
+    common = len(a) + len(b) - len(np.union1d(a, b))
+    return common * THRESHOLD.denominator >= (len(a) + len(b) - common) * THRESHOLD.numerator
+
+
+def _candidates(sets: Sequence[Numbers], joined: _Joined, places: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield each two places in `sets` whose sets may be alike; no two that are alike are missed, but those that are joined already.
 
     Two sets of similarity t or more share at least ⌈t · size⌉ elements of each. So, with all elements in one order, the first
-    size − ⌈t · size⌉ + 1 of the one and of the other have an element in common. Rare ones first makes that a short list.
-    Source: Bayardo, Ma, Srikant 2007, "Scaling up all pairs similarity search" (prefix filtering).
+    size − ⌈t · size⌉ + 1 of the one and of the other have an element in common, and from there on there must be enough elements
+    left in both. Rare ones first makes that a short list; which order it is does not matter for what is found, so that the holders
+    of an element are counted by buckets.
+    Source: Bayardo, Ma, Srikant 2007, "Scaling up all pairs similarity search" (prefix filtering); Xiao et al. 2008 (positions).
     """
-    holders = Counter(shingle for words in sets.values() for shingle in words)
-    seen_with: dict[tuple[str, ...], list[str]] = {}
-    for name, words in sets.items():
-        rare_first = sorted(words, key=lambda shingle: (holders[shingle], shingle))
-        needed = -(-len(words) * THRESHOLD.numerator // THRESHOLD.denominator)  # rounded up, without the errors of floats
-        others: dict[str, None] = {}
-        for shingle in rare_first[: len(words) - needed + 1]:
-            if holders[shingle] > 1:
-                others |= dict.fromkeys(seen_with.setdefault(shingle, []))
-                seen_with[shingle].append(name)
-        for other in others:
-            yield other, name
+    sizes = np.array([len(found) for found in sets], np.int64)
+    rare, owners, positions = _prefixes(sets, sizes)
+    order = np.argsort(rare, kind="stable")
+    rare, owners, positions = rare[order], owners[order], positions[order]
+    home = np.asarray(places, np.int64)
+    at = np.arange(len(rare))
+    step = 0
+    while len(at):
+        step += 1
+        at = at[at < len(rare) - step]
+        at = at[rare[at] == rare[at + step]]
+        for start in range(0, len(at), BLOCK):
+            one, other = at[start : start + BLOCK], at[start : start + BLOCK] + step
+            a, b = owners[one], owners[other]
+            # At least t / (1 + t) of all elements must be common; the element met here and those behind it are all that can be.
+            most = np.minimum(sizes[a] - positions[one], sizes[b] - positions[other])
+            may = most * (THRESHOLD.numerator + THRESHOLD.denominator) >= THRESHOLD.numerator * (sizes[a] + sizes[b])
+            a, b = a[may], b[may]
+            apart = joined.roots(home[a]) != joined.roots(home[b])
+            yield from zip(a[apart].tolist(), b[apart].tolist(), strict=True)
+
+
+def _prefixes(sets: Sequence[Numbers], sizes: Places) -> tuple[Numbers, Places, Places]:
+    """Return the rarest elements of each set, whose they are, and the place of each in its set, rarest first."""
+    holders = np.zeros(BUCKETS, np.int64)
+    for found in sets:
+        np.add.at(holders, _buckets(found), 1)
+    lengths = sizes - -(-sizes * THRESHOLD.numerator // THRESHOLD.denominator) + 1  # rounded up, without the errors of floats
+    rare = np.empty(lengths.sum(), np.uint64)
+    end = 0
+    for found, length in zip(sets, lengths.tolist(), strict=True):
+        rare[end : end + length] = found[np.lexsort((found, holders[_buckets(found)]))[:length]]
+        end += length
+    starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return rare, np.repeat(np.arange(len(sets)), lengths), np.arange(end) - starts
+
+
+def _buckets(shingles: Numbers) -> NDArray[np.intp]:
+    return ((shingles * np.uint64(MIXER)) >> np.uint64(64 - BUCKETS.bit_length() + 1)).astype(np.intp)

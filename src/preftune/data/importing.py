@@ -11,77 +11,62 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from preftune.data.formats import Row, SetAside, detect, read
+from preftune.data.formats import MAX_UNPACKED_BYTES, Place, Row, SetAside, columns_of, detect, direction, read
+from preftune.data.import_report import ImportReport, example
 from preftune.data.store import KINDS, Store
-from preftune.errors import DataError
+from preftune.errors import ConfigError, DataError
 from preftune.manifest import disk_errors, hash_file
+from preftune.progress import Progress, Silent, Task
+
+__all__ = ["ImportReport", "import_preferences", "set_aside_path"]
 
 EXAMPLES = 3
-SHOWN_CHARACTERS = 200
 BATCH_ROWS = 500
+KIB = 1024
 
 
-@dataclass
-class ImportReport:
-    """What an import did, or would do (dry_run).
-
-    rows = new + already_there + the sum of set_aside; a row counts as new where any of its records is. already_there: in the store, or
-    earlier in the file. records: the new ones of each kind. set_aside: rows by reason. unused: rows by a key that we made nothing of.
-    """
-
-    source: str
-    format: str
-    dry_run: bool
-    rows: int = 0
-    new: int = 0
-    already_there: int = 0
-    records: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
-    set_aside: dict[str, int] = field(default_factory=dict)
-    unused: dict[str, int] = field(default_factory=dict)
-    examples: list[str] = field(default_factory=list)
-    set_aside_file: str | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the report as plain values."""
-        return asdict(self)
-
-    def lines(self) -> list[str]:
-        """Return the report as lines for a person."""
-        would = "would be " if self.dry_run else ""
-        lines = [f"{self.source} ({self.format}): {self.rows:,} rows, {self.new:,} {would}new, {self.already_there:,} already there"]
-        lines += [f"  {count:,} new {kind}" for kind, count in self.records.items() if count]
-        lines += [f"  {count:,} set aside: {reason}" for reason, count in sorted(self.set_aside.items(), key=lambda item: -item[1])]
-        lines += [f"  {count:,} rows have a key that is not used: {key}" for key, count in self.unused.items()]
-        if self.set_aside_file:
-            lines.append(f"  what was set aside: {self.set_aside_file}")
-        if self.examples:
-            lines += ["The first of them, so that you can see that better and worse are the right way round:", *self.examples]
-        return lines
-
-
-def import_preferences(source: Path, store: Store | Path | str, *, format: str | None = None, dry_run: bool = False) -> ImportReport:
+def import_preferences(
+    source: Path,
+    store: Store | Path | str,
+    *,
+    format: str | None = None,
+    map_columns: dict[str, str] | None = None,
+    dry_run: bool = False,
+    max_unpacked_bytes: int = MAX_UNPACKED_BYTES,
+    progress: Progress | None = None,
+) -> ImportReport:
     """Import a file of preferences, demonstrations or prompts into a store and return what happened.
 
-    store: an open one, or the path or URL of one, which is made where it is not there. format: "own" or "hh"; found by looking where it
-    is not given. dry_run: nothing is written, no store made.
-    Raises DataError where the file cannot be read, or no row of it is good.
+    store: an open one, or the path or URL of one, which is made where it is not there. format: a name in `formats.FORMATS`; found by
+    looking where it is not given. map_columns: for a table, our key → its column ("prompt", "chosen", …). dry_run: nothing is written,
+    no store made. max_unpacked_bytes: what a compressed file may unpack to.
+    Raises DataError where the file cannot be read, no row of it is good, or it contradicts itself; nothing is stored then. Raises
+    ConfigError where a map and a format are given that do not go together.
     """
     source = Path(source)
-    name = format or detect(source)
+    if map_columns and format not in (None, "columns"):
+        raise ConfigError(f'a map of columns does not go with the format "{format}"', str(source), "Give one of the two.")
+    name = "columns" if map_columns else format or detect(source)
     report = ImportReport(str(source), name, dry_run)
-    _check_usable(source, name)  # before any store is made or changed
-    if dry_run:
-        _look(source, report, store)
-    elif isinstance(store, Store):
-        _take(source, report, store)
-    else:
-        with Store.create(store) as made:
-            _take(source, report, made)
+    rows = _Rows(report, source, format, map_columns, max_unpacked_bytes)
+    _check_usable(source, rows.read())  # before any store is made or changed
+    report.direction = direction(name)
+    if name == "columns":
+        report.columns = columns_of(source, map_columns)
+    with (progress or Silent()).stage(f"reading {source.name}", total=source.stat().st_size // KIB, unit="KiB") as task:
+        rows.task = task
+        if dry_run:
+            _look(rows, store)
+        elif isinstance(store, Store):
+            _take(rows, store)
+        else:
+            with Store.create(store) as made:
+                _take(rows, made)
     return report
 
 
@@ -90,17 +75,48 @@ def set_aside_path(store: Store) -> Path:
     return store.path.with_name(f"{store.path.name}.set-aside.jsonl") if store.path else Path("set-aside.jsonl")
 
 
-def _check_usable(source: Path, name: str) -> None:
+class _Rows:
+    """The rows of the file that is imported, in batches, with the report that counts them and the task that shows how far it is."""
+
+    def __init__(self, report: ImportReport, source: Path, format: str | None, columns: dict[str, str] | None, limit: int) -> None:
+        self.report, self.source = report, source
+        self.task: Task | None = None
+        self._format, self._columns, self._limit = format, columns, limit
+
+    def read(self, place: Place | None = None) -> Iterator[Row | SetAside]:
+        return read(self.source, self._format, map_columns=self._columns, max_unpacked_bytes=self._limit, place=place)
+
+    def batches(self) -> Iterator[tuple[list[Row], list[SetAside]]]:
+        place, shown = Place(), 0
+        items = self.read(place)
+        while batch := list(islice(items, BATCH_ROWS)):
+            yield [item for item in batch if isinstance(item, Row)], [item for item in batch if isinstance(item, SetAside)]
+            shown += self._advance(place.bytes_read // KIB - shown)
+        self._advance(self.source.stat().st_size // KIB - shown)
+
+    def _advance(self, kib: int) -> int:
+        if self.task and kib > 0:
+            self.task.advance(kib)
+        return max(kib, 0)
+
+
+def _check_usable(source: Path, rows: Iterator[Row | SetAside]) -> None:
+    # The first rows alone, unless the file is short: a contradiction within them is found before a store is made.
     reasons: Counter[str] = Counter()
-    for item in read(source, name):
-        if isinstance(item, Row):
+    is_usable = False
+    for number, item in enumerate(rows):
+        if isinstance(item, SetAside):
+            reasons[item.reason] += 1
+        is_usable = is_usable or isinstance(item, Row)
+        if is_usable and number >= BATCH_ROWS:
             return
-        reasons[item.reason] += 1
-    told = "; ".join(f"{count:,} × {reason}" for reason, count in reasons.most_common(3)) or "the file has none"
-    raise DataError(f"no row can be used ({told})", str(source), "Mend the file, or say which --format it has.")
+    if not is_usable:
+        told = "; ".join(f"{count:,} × {reason}" for reason, count in reasons.most_common(3)) or "the file has none"
+        raise DataError(f"no row can be used ({told})", str(source), "Mend the file, or say which --format it has.")
 
 
-def _look(source: Path, report: ImportReport, store: Store | Path | str) -> None:
+def _look(rows: _Rows, store: Store | Path | str) -> None:
+    report = rows.report
     seen: dict[str, set[str]] = {kind: set() for kind in KINDS}
     with ExitStack() as stack:
         if isinstance(store, Store):
@@ -108,48 +124,44 @@ def _look(source: Path, report: ImportReport, store: Store | Path | str) -> None
         else:
             is_there = "://" in str(store) or Path(store).exists()
             opened = stack.enter_context(Store.open(store)) if is_there else None
-        for rows, aside in _batches(source, report):
-            _count_aside(report, aside)
+        for batch, aside in rows.batches():
+            report.count_aside(aside)
             new: dict[str, set[str]] = {}
-            for kind, ids in _ids(rows).items():
+            for kind, ids in _ids(batch).items():
                 new[kind] = ids - seen[kind] - (opened.known(kind, ids) if opened else set())
                 seen[kind] |= ids
-            _count(report, rows, new)
+            _count(report, batch, new)
 
 
-def _take(source: Path, report: ImportReport, store: Store) -> None:
-    sha256 = hash_file(source)
+def _take(rows: _Rows, store: Store) -> None:
+    report = rows.report
+    sha256 = hash_file(rows.source)
     with _set_aside_file(report, store) as file, store.writer() as writer:
-        for rows, aside in _batches(source, report):
+        for batch, aside in rows.batches():
             for item in aside:
                 file.write(json.dumps({"source": report.source, **asdict(item)}) + "\n")
-            _count_aside(report, aside)
+            report.count_aside(aside)
             new = writer.add(
-                [row.prompt for row in rows],
-                [candidate for row in rows for candidate in row.candidates],
-                [row.judgement for row in rows if row.judgement],
-                [row.demonstration for row in rows if row.demonstration],
+                [row.prompt for row in batch],
+                [candidate for row in batch for candidate in row.candidates],
+                [judgement for row in batch for judgement in row.judgements],
+                [demonstration for row in batch for demonstration in row.demonstrations],
             )
-            _count(report, rows, new)
+            _count(report, batch, new)
         set_aside = sum(report.set_aside.values())
         writer.record_import(report.source, sha256, report.format, rows_read=report.rows, rows_new=report.new, rows_set_aside=set_aside)
         file.flush()
         os.fsync(file.fileno())  # before the store keeps anything, so that a full disk stops both
 
 
-def _batches(source: Path, report: ImportReport) -> Iterator[tuple[list[Row], list[SetAside]]]:
-    items = read(source, report.format)
-    while batch := list(islice(items, BATCH_ROWS)):
-        yield [item for item in batch if isinstance(item, Row)], [item for item in batch if isinstance(item, SetAside)]
-
-
 def _ids_of(row: Row) -> Iterator[tuple[str, str]]:
     yield "prompts", row.prompt.id
-    yield from (("candidates", candidate.id) for candidate in row.candidates)
-    if row.judgement:
-        yield "judgements", row.judgement.id
-    if row.demonstration:
-        yield "demonstrations", row.demonstration.id
+    for candidate in row.candidates:
+        yield "candidates", candidate.id
+    for judgement in row.judgements:
+        yield "judgements", judgement.id
+    for demonstration in row.demonstrations:
+        yield "demonstrations", demonstration.id
 
 
 def _ids(rows: Iterable[Row]) -> dict[str, set[str]]:
@@ -160,44 +172,19 @@ def _ids(rows: Iterable[Row]) -> dict[str, set[str]]:
     return ids
 
 
-def _count_aside(report: ImportReport, aside: list[SetAside]) -> None:
-    report.rows += len(aside)
-    for item in aside:
-        report.set_aside[item.reason] = report.set_aside.get(item.reason, 0) + 1
-
-
 def _count(report: ImportReport, rows: list[Row], new: dict[str, set[str]]) -> None:
     left = {kind: set(ids) for kind, ids in new.items()}
     for kind, ids in new.items():
         report.records[kind] += len(ids)
     for row in rows:
-        report.rows += 1
         is_new = False
         for kind, record_id in _ids_of(row):
             if record_id in left[kind]:
                 left[kind].remove(record_id)  # the next row of the same content is a duplicate
                 is_new = True
-        report.new += is_new
-        report.already_there += not is_new
-        for key in row.unused:
-            report.unused[key] = report.unused.get(key, 0) + 1
-        if row.judgement and len(report.examples) < EXAMPLES:
-            report.examples.append(_example(row))
-
-
-def _example(row: Row) -> str:
-    assert row.judgement is not None
-    texts = {candidate.id: candidate.text for candidate in row.candidates}
-    lines = [f"line {row.line}, {message.role}: {_shown(message.content)}" for message in row.prompt.messages[-1:]]
-    places = ["better", "worse"] if len(row.judgement.ranking) == 2 else [f"place {n + 1}" for n in range(len(row.judgement.ranking))]
-    for place, tier in zip(places, row.judgement.ranking, strict=True):
-        lines += [f"  {place}: {_shown(texts[candidate])}" for candidate in tier]
-    return "\n".join(lines)
-
-
-def _shown(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
+        report.count_row(row, is_new=is_new)
+        if (row.judgements or row.demonstrations) and len(report.examples) < EXAMPLES:
+            report.examples.append(example(row))
 
 
 @contextmanager

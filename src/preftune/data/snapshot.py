@@ -1,39 +1,31 @@
-"""Freezing the store: pairs, demonstrations and prompts, split so that nothing leaks, in a folder that never changes.
+"""Freezing the store: pairs, orders, demonstrations and prompts, split so that nothing leaks, in a folder that never changes.
 
-A snapshot holds, as JSON lines: train.jsonl and held_out.jsonl (pairs), demonstrations.jsonl and demonstrations_held_out.jsonl,
-prompts.jsonl and prompts_held_out.jsonl (every prompt of each side, also those without a pair), and manifest.json with what was
-counted and left out, and why.
+A snapshot holds the parts train and held_out (pairs), kwise and kwise_held_out (orders over three and more answers), demonstrations and
+demonstrations_held_out, prompts and prompts_held_out (every prompt of each side, also those without a pair) as Parquet files, and
+manifest.json with what was counted and left out, and why. All is read and written prompt by prompt; what the split needs in memory is the
+prompts alone.
 """
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import shutil
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import ValidationError
-
-from preftune.data.checks import Votes, count_votes
+from preftune.data.filters import Filters, SizeLimit
 from preftune.data.formats import Row, SetAside, read
+from preftune.data.snapshot_contents import Aggregate, Counts, aggregation_of, contents_of, write_contents
+from preftune.data.snapshot_files import Example, PartsWriter, read_part
 from preftune.data.splits import Split, split_by_hash, split_by_list
-from preftune.data.store import Store, pairs_from
-from preftune.errors import DataError, PreftuneError
-from preftune.manifest import MANIFEST, begin, disk_errors, folder_id, hash_file, read_manifest
-from preftune.records import Judgement, Message, Pair, Prompt, Record, standing
+from preftune.data.store import Store
+from preftune.errors import DataError
+from preftune.manifest import MANIFEST, begin, folder_id, hash_file, read_manifest
+from preftune.records import KWise, Pair, Prompt
 
 KIND = "snapshot"
-R = TypeVar("R", bound=Record)
-
-
-class Example(Record):
-    """A prompt and a completion to learn from, as a demonstration; `group` is the prompt's id."""
-
-    messages: tuple[Message, ...]
-    completion: str
-    group: str = ""
-    kind: str = ""
-    check: str = ""
+GIVEN = "the prompts given"
 
 
 @dataclass(frozen=True)
@@ -48,6 +40,8 @@ class Snapshot:
     prompts: list[Prompt]
     held_out_prompts: list[Prompt]
     manifest: dict[str, Any]
+    kwise: list[KWise] = field(default_factory=list)
+    held_out_kwise: list[KWise] = field(default_factory=list)
 
     def chosen_as_demonstrations(self) -> list[Example]:
         """Return each chosen answer of the training side once, as a demonstration; not one that loses another pair of its prompt."""
@@ -56,81 +50,80 @@ class Snapshot:
         return [Example(messages=p.messages, completion=p.chosen, group=p.group, kind=p.kind, check=p.check) for p in won.values()]
 
 
-@dataclass
-class _Contents:
-    """All that goes into a snapshot, by prompt id where a side has to be found."""
-
-    prompts: dict[str, Prompt] = field(default_factory=dict)
-    pairs: list[Pair] = field(default_factory=list)
-    demonstrations: dict[tuple[str, str], Example] = field(default_factory=dict)
-    votes: Votes = field(default_factory=Votes)
-
-    def add_judged(self, prompt: Prompt, judgements: list[Judgement], texts: dict[str, str]) -> None:
-        self.votes += count_votes(judgements)
-        self.pairs += pairs_from(prompt, judgements, texts)
-        for judgement in standing(judgements):
-            if judgement.rewrite and judgement.rewrite.strip():
-                self.add_demonstration(prompt.id, judgement.rewrite)
-
-    def add_demonstration(self, prompt_id: str, text: str) -> None:
-        prompt = self.prompts[prompt_id]
-        example = Example(messages=prompt.messages, completion=text, group=prompt_id, kind=prompt.kind, check=prompt.check)
-        self.demonstrations.setdefault((prompt_id, text), example)
-
-
-def snapshot(store: Store | Path | str, out: Path, *, held_out: float = 0.1, seed: int = 0, held_out_prompts: Path | None = None) -> Path:
-    """Freeze a store's pairs, demonstrations and prompts in `out/<id>` and return that folder; one that is there already is kept.
+def snapshot(
+    store: Store | Path | str,
+    out: Path,
+    *,
+    held_out: float = 0.1,
+    seed: int = 0,
+    held_out_prompts: Path | None = None,
+    aggregate: Aggregate = "majority",
+    rater_weights: Path | None = None,
+    filters: Filters | None = None,
+) -> Path:
+    """Freeze a store's pairs, orders, demonstrations and prompts in `out/<id>` and return that folder; one that is there already is kept.
 
     store: an open one, or its path or URL. held_out: about which share of the groups of near-duplicate prompts is held out, by a hash with
     the seed. held_out_prompts: a file in our own format; then its prompts are what is held out (with the store's pairs on them and its
-    own), all others are trained on, and those nearly alike one of its are left out.
+    own), all others are trained on, and those nearly alike one of its are left out. aggregate: how several raters become one preference
+    (`data/aggregate.py`). rater_weights: a YAML or JSON file for "weighted". filters: what is kept. Gold judgements never are.
     Raises DataError where there is nothing to learn or nothing on one side.
     """
     if not 0 <= held_out < 1:
         raise DataError(f"held_out is {held_out}", "snapshot", "Give a share from 0 to less than 1.")
-    out = Path(out)
+    if (aggregate == "weighted") != (rater_weights is not None):
+        raise DataError(f'aggregate is "{aggregate}" and rater_weights is {rater_weights}', "snapshot", 'Weights go with "weighted" alone.')
+    out, filters = Path(out), filters or Filters()
+    limit = SizeLimit(filters)
+    config: dict[str, Any] = {"held_out": held_out, "seed": seed} if held_out_prompts is None else {"held_out": GIVEN}
+    config |= {"aggregate": aggregate, "filters": filters.as_config()}
     with nullcontext(store) if isinstance(store, Store) else Store.open(store) as opened, opened.frozen():
-        config: dict[str, Any] = {"held_out": held_out, "seed": seed}
-        inputs = {"store": opened.fingerprint()}
-        if held_out_prompts is not None:
-            config = {"held_out": "the prompts given"}
-            listed = _listed_rows(Path(held_out_prompts))
-            inputs["held_out_prompts"] = hash_file(Path(held_out_prompts))
-        else:
-            listed = []
+        files = {"held_out_prompts": held_out_prompts, "rater_weights": rater_weights, "tokenizer": limit.tokenizer}
+        listed = _listed_rows(Path(held_out_prompts)) if held_out_prompts is not None else []
+        inputs = _store_hashes(opened, filters) | {name: hash_file(Path(path)) for name, path in files.items() if path is not None}
         final = out / folder_id(KIND, inputs, config)
         if (final / MANIFEST).exists():
             return final
-        contents = _gather(opened, listed)
-        messages = {name: prompt.messages for name, prompt in contents.prompts.items()}
-        if held_out_prompts is None:
-            split = split_by_hash(messages, share=held_out, seed=seed)
-        else:
-            split = split_by_list(messages, {row.prompt.id: row.prompt.messages for row in listed})
-        _check_sides(contents, split, opened.where, held_out_pairs_needed=held_out_prompts is None and held_out > 0)
-    moved = _moved(out, inputs, config, split)
-    final, work = begin(out, KIND, inputs, config)
-    if work is None:  # another program was faster
-        return final
-    counts = _write(work.path, contents, split)
-    return work.finish(final, counts=counts, votes=asdict(contents.votes), groups=split.groups, grouped_prompts=split.grouped, moved=moved)
+        split = _split(opened, listed, held_out=held_out if held_out_prompts is None else None, seed=seed)
+        aggregation = aggregation_of(opened, listed, filters, aggregate, rater_weights)
+        moved = _moved(out, inputs, config, split)
+        final, work = begin(out, KIND, inputs, config)
+        if work is None:  # another program was faster
+            return final
+        try:
+            with PartsWriter(work.path) as writer:
+                counts = write_contents(writer, contents_of(opened, listed), split, aggregation, filters, limit)
+            _check_sides(counts, split, opened.where, held_out_pairs_needed=held_out_prompts is None and held_out > 0)
+        except DataError:
+            shutil.rmtree(work.path)
+            with suppress(OSError):  # it holds other snapshots
+                out.rmdir()
+            raise
+    facts = {"counts": counts.as_dict(), "votes": asdict(counts.votes), "left_out": counts.left_out(), **aggregation.facts}
+    facts |= {"groups": split.groups, "grouped_prompts": split.grouped, "moved": moved, "files": writer.files}
+    return work.finish(final, **facts)
 
 
 def load_snapshot(path: Path) -> Snapshot:
-    """Return a snapshot's contents. Raises PreftuneError where the folder is none, or is damaged."""
+    """Return a snapshot's contents. Raises PreftuneError where the folder is none, or is damaged.
+
+    All is read into memory; `snapshot_files.read_part` goes through a part that does not fit.
+    """
     path = Path(path)
     manifest = read_manifest(path)
     if manifest.get("kind") != KIND:
         raise DataError(f"this is a {manifest.get('kind')} folder", str(path), "Give one that preftune snapshot has made.")
     return Snapshot(
         path=path,
-        train=_lines(path / "train.jsonl", Pair),
-        held_out=_lines(path / "held_out.jsonl", Pair),
-        demonstrations=_lines(path / "demonstrations.jsonl", Example),
-        held_out_demonstrations=_lines(path / "demonstrations_held_out.jsonl", Example),
-        prompts=_lines(path / "prompts.jsonl", Prompt),
-        held_out_prompts=_lines(path / "prompts_held_out.jsonl", Prompt),
+        train=list(read_part(path, manifest, "train", Pair)),
+        held_out=list(read_part(path, manifest, "held_out", Pair)),
+        demonstrations=list(read_part(path, manifest, "demonstrations", Example)),
+        held_out_demonstrations=list(read_part(path, manifest, "demonstrations_held_out", Example)),
+        prompts=list(read_part(path, manifest, "prompts", Prompt)),
+        held_out_prompts=list(read_part(path, manifest, "prompts_held_out", Prompt)),
         manifest=manifest,
+        kwise=list(read_part(path, manifest, "kwise", KWise)),
+        held_out_kwise=list(read_part(path, manifest, "kwise_held_out", KWise)),
     )
 
 
@@ -145,65 +138,44 @@ def _listed_rows(path: Path) -> list[Row]:
     return rows
 
 
-def _gather(store: Store, listed: list[Row]) -> _Contents:
-    contents = _Contents(prompts={prompt.id: prompt for prompt in store.prompts()})
-    judged: dict[str, tuple[list[Judgement], dict[str, str]]] = {}
-    for row in listed:  # what the list says of a prompt is added to what the store says
-        contents.prompts.setdefault(row.prompt.id, row.prompt)
-        judgements, texts = judged.setdefault(row.prompt.id, ([], {}))
-        texts |= {candidate.id: candidate.text for candidate in row.candidates}
-        if row.judgement and row.judgement.id not in {j.id for j in judgements}:
-            judgements.append(row.judgement)
-    for prompt, judgements, texts in store.judged():
-        more, more_texts = judged.pop(prompt.id, ([], {}))
-        known = {j.id for j in judgements}
-        contents.add_judged(prompt, [*judgements, *(j for j in more if j.id not in known)], texts | more_texts)
-    for name, (judgements, texts) in judged.items():
-        contents.add_judged(contents.prompts[name], judgements, texts)
-    for demonstration in [*store.demonstrations(), *(row.demonstration for row in listed if row.demonstration)]:
-        contents.add_demonstration(demonstration.prompt_id, demonstration.text)
-    return contents
+def _store_hashes(store: Store, filters: Filters) -> dict[str, str]:
+    """Return the hash of what the store holds; times, sources and how an item was picked count where a filter looks at them."""
+    hashes = {"store": store.fingerprint()}
+    if filters.since or filters.until or filters.unbiased_only or filters.sources:
+        hashes["filtered"] = store.details_fingerprint()
+    return hashes
 
 
-def _check_sides(contents: _Contents, split: Split, where: str, *, held_out_pairs_needed: bool) -> None:
-    groups = [pair.group for pair in contents.pairs] or [example.group for example in contents.demonstrations.values()]
-    if not groups and contents.votes.compared:
+def _split(store: Store, listed: list[Row], *, held_out: float | None, seed: int) -> Split:
+    """Return the split of all prompts, by a hash where a share to hold out is given, else by the list."""
+    messages = {prompt.id: prompt.messages for prompt in store.prompts()}
+    if held_out is not None:
+        return split_by_hash(messages, share=held_out, seed=seed)
+    theirs = {row.prompt.id: row.prompt.messages for row in listed}
+    return split_by_list(messages | {name: found for name, found in theirs.items() if name not in messages}, theirs)
+
+
+def _check_sides(counts: Counts, split: Split, where: str, *, held_out_pairs_needed: bool) -> None:
+    name = "pairs" if any(side["pairs"] for side in counts.sides.values()) else "demonstrations"
+    total = sum(side[name] for side in counts.sides.values())
+    left_out = counts.judgements.total() + counts.pairs.total()
+    if not total and left_out:
+        why = ", ".join(f"{n:,} by {reason}" for reason, n in (counts.judgements + counts.pairs).most_common())
+        raise DataError(f"everything that could be learned was left out ({why})", where, "Filter less.")
+    if not total and counts.votes.compared:
         raise DataError(
-            f"all {contents.votes.compared:,} comparisons are ties or even splits, so there is nothing to learn",
+            f"all {counts.votes.compared:,} comparisons are ties or even splits, so there is nothing to learn",
             where,
             "Collect strict preferences, or look at preftune check.",
         )
-    if not groups:
+    if not total:
         raise DataError("there are no judgements and no demonstrations, so there is nothing to learn", where, "Import some first.")
-    what = f"{len(groups):,} {'pairs' if contents.pairs else 'demonstrations'} ({split.groups:,} groups of near-duplicate prompts)"
+    what = f"{total:,} {name} ({split.groups:,} groups of near-duplicate prompts)"
     fix = "Take another seed or share of held-out groups, or add more prompts."
-    if not any(group in split.train for group in groups):
+    if not counts.sides["train"][name]:
         raise DataError(f"none of the {what} is left to train on", where, fix)
-    if held_out_pairs_needed and not any(group in split.held_out for group in groups):
+    if held_out_pairs_needed and not counts.sides["held_out"][name]:
         raise DataError(f"none of the {what} is held out, so nothing could be measured", where, fix)
-
-
-def _write(folder: Path, contents: _Contents, split: Split) -> dict[str, Any]:
-    place = {name: number for number, name in enumerate(contents.prompts)}
-    demonstrations = sorted(contents.demonstrations.values(), key=lambda example: (place[example.group], example.completion))
-    sides = {"train": split.train, "held_out": split.held_out, "dropped": split.dropped}
-    files = {
-        "train": ("train.jsonl", "demonstrations.jsonl", "prompts.jsonl"),
-        "held_out": ("held_out.jsonl", "demonstrations_held_out.jsonl", "prompts_held_out.jsonl"),
-    }
-    counts: dict[str, Any] = {}
-    for side, names in sides.items():
-        parts: dict[str, list[Record]] = {
-            "pairs": [pair for pair in contents.pairs if pair.group in names],
-            "demonstrations": [example for example in demonstrations if example.group in names],
-            "prompts": [prompt for name, prompt in contents.prompts.items() if name in names],
-        }
-        counts[side] = {part: len(records) for part, records in parts.items()}
-        for file, records in zip(files.get(side, ()), parts.values(), strict=False):
-            with disk_errors(folder / file), (folder / file).open("w", encoding="utf-8") as lines:
-                lines.writelines(record.model_dump_json() + "\n" for record in records)
-    counts["dropped"]["reason"] = "nearly alike a prompt that was given to be held out"
-    return counts
 
 
 def _moved(out: Path, inputs: dict[str, str], config: dict[str, Any], split: Split) -> dict[str, Any]:
@@ -212,29 +184,16 @@ def _moved(out: Path, inputs: dict[str, str], config: dict[str, Any], split: Spl
     for path in out.glob(f"[!.]*/{MANIFEST}"):
         manifest = read_manifest(path.parent)
         same_list = manifest.get("inputs", {}).get("held_out_prompts") == inputs.get("held_out_prompts")
-        if manifest.get("kind") == KIND and manifest.get("config") == config and same_list:
-            earlier.append((path.stat().st_mtime_ns, path.parent))
+        same_split = [manifest.get("config", {}).get(key) == config.get(key) for key in ("held_out", "seed")]
+        if manifest.get("kind") == KIND and same_list and all(same_split):
+            earlier.append((path.stat().st_mtime_ns, path.parent, manifest))
     if not earlier:
         return {"since": None, "to_train": [], "to_held_out": []}
-    last = max(earlier)[1]
-    were_train = {prompt.id for prompt in _lines(last / "prompts.jsonl", Prompt)}
-    were_held_out = {prompt.id for prompt in _lines(last / "prompts_held_out.jsonl", Prompt)}
+    _, last, manifest = max(earlier, key=lambda one: one[:2])
+    were_train = {prompt.id for prompt in read_part(last, manifest, "prompts", Prompt)}
+    were_held_out = {prompt.id for prompt in read_part(last, manifest, "prompts_held_out", Prompt)}
     return {
         "since": last.name,
         "to_train": sorted(were_held_out & split.train),
         "to_held_out": sorted(were_train & split.held_out),
     }
-
-
-def _lines(path: Path, model: type[R]) -> list[R]:
-    records: list[R] = []
-    try:
-        with path.open(encoding="utf-8") as file:
-            for line in file:
-                records.append(model.model_validate_json(line))
-    except FileNotFoundError:
-        raise PreftuneError("a file of the snapshot is missing", str(path), "Make the snapshot anew.") from None
-    except ValidationError as error:
-        where = f"{path} line {len(records) + 1}"
-        raise PreftuneError(f"the line is damaged ({error.errors()[0]['msg']})", where, "Make the snapshot anew.") from error
-    return records

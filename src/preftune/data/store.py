@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -16,13 +17,25 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import Connection, Engine, Row, Table, func, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, Table, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from preftune.data import tables
-from preftune.data.database import check_file, engine_for, reading, revision_of, revisions, upgrade, url_of, where_of, writing
+from preftune.data import database, tables
+from preftune.data.aggregate import ONE_WORD, Preference, by_votes
+from preftune.data.database import (
+    check_file,
+    database_errors,
+    engine_for,
+    reading,
+    revision_of,
+    revisions,
+    upgrade,
+    url_of,
+    where_of,
+    writing,
+)
 from preftune.errors import DataError
-from preftune.records import Candidate, Demonstration, Judgement, Message, Pair, Prompt, majority_pairs, standing
+from preftune.records import CHECKS, Candidate, Demonstration, Judgement, Message, Pair, Prompt, standing
 
 CHUNK = 500  # records a statement
 KINDS = {
@@ -44,7 +57,8 @@ class Store:
         self.where = where
         self.path = Path(where) if engine.dialect.name == "sqlite" else None
         self._engine = engine
-        self._frozen: Connection | None = None
+        self._frozen = threading.local()
+        self._turn = threading.Lock()
 
     @classmethod
     def create(cls, path_or_url: Path | str) -> Store:
@@ -89,6 +103,12 @@ class Store:
         if found != known[-1]:
             upgrade(self._engine, self.where)
 
+    def checkpoint(self) -> None:
+        """Write what an SQLite file's log still holds into the file and empty the log; a PostgreSQL database sees to it itself."""
+        if self.path is not None:
+            with self._one_at_a_time(), database_errors(self.where), self._engine.connect().execution_options(begin="") as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
@@ -102,8 +122,22 @@ class Store:
     @contextmanager
     def writer(self) -> Iterator[Writer]:
         """Yield a Writer; all that it adds is there at the end of the `with`, or nothing."""
-        with writing(self._engine, self.where) as connection:
+        with self._one_at_a_time(), writing(self._engine, self.where) as connection:
             yield Writer(connection, self.where)
+
+    @contextmanager
+    def _one_at_a_time(self) -> Iterator[None]:
+        # SQLite has one writer at a time. Threads of one process wait for each other here, where the next one goes on at once;
+        # in the database they would sleep, up to a tenth of a second each time, and look again.
+        if self.path is None:
+            yield
+        elif self._turn.acquire(timeout=database.BUSY_SECONDS):
+            try:
+                yield
+            finally:
+                self._turn.release()
+        else:
+            raise database.locked(self.where)
 
     def add(
         self,
@@ -122,56 +156,76 @@ class Store:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Let all reading inside the `with` see one state of the store, whatever others write meanwhile (one thread alone)."""
+        """Let all reading inside the `with` see one state of the store, whatever others write meanwhile (in this thread)."""
         with reading(self._engine, self.where) as connection:
-            self._frozen = connection
+            connection.execute(select(tables.prompts.c.number).limit(1)).first()  # a database fixes the state at the first look
+            self._frozen.connection = connection
             try:
                 yield
             finally:
-                self._frozen = None
+                del self._frozen.connection
 
     @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        if self._frozen is not None:
-            yield self._frozen
+    def reading(self) -> Iterator[Connection]:
+        """Yield a connection that sees one state of the store; for what the methods here do not give."""
+        frozen: Connection | None = getattr(self._frozen, "connection", None)
+        if frozen is not None:
+            yield frozen
         else:
             with reading(self._engine, self.where) as connection:
                 yield connection
 
     def known(self, kind: str, ids: Iterable[str]) -> set[str]:
         """Return those of these ids that the store holds. kind: "prompts", "candidates", "judgements" or "demonstrations"."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return {found for chunk in _chunks(ids) for found in _known(connection, KINDS[kind], chunk)}
 
     def counts(self) -> dict[str, int]:
         """Return the number of records of each kind."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return {kind: int(connection.execute(select(func.count()).select_from(table)).scalar_one()) for kind, table in KINDS.items()}
 
     def fingerprint(self) -> str:
-        """Return a sha256 of all that a snapshot is made from: prompts in their order, judgements and demonstrations in any."""
+        """Return a sha256 of all that a snapshot is made from: prompts in their order, judgements and demonstrations in any.
+
+        Judgements that check a rater (`records.CHECKS`) are no part of it.
+        """
         digest = hashlib.sha256()
         judgements, prompts = tables.judgements.c, tables.prompts.c
-        with self._reading() as connection:
+        with self.reading() as connection:
             for prompt in connection.execute(select(prompts.id, prompts.kind, prompts.check_code).order_by(prompts.number)):
                 digest.update(json.dumps([*prompt]).encode())
-            for judgement in sorted(connection.execute(select(judgements.id, judgements.rewrite)).all()):
+            said = select(judgements.id, judgements.rewrite, judgements.rewrite_of).where(judgements.picked_by.not_in(CHECKS))
+            for judgement in sorted(connection.execute(said), key=lambda row: str(row.id)):
                 digest.update(json.dumps([*judgement]).encode())
             for found in sorted(connection.execute(select(tables.demonstrations.c.id)).scalars()):
                 digest.update(found.encode())
         return digest.hexdigest()
 
+    def details_fingerprint(self) -> str:
+        """Return a sha256 of what no id depends on: when and how each judgement came to be, and the source of each candidate."""
+        digest = hashlib.sha256()
+        judgements, candidates = tables.judgements.c, tables.candidates.c
+        with self.reading() as connection:
+            made = connection.execute(select(judgements.id, judgements.picked_by, judgements.created)).all()
+            sources = connection.execute(select(candidates.id, candidates.source)).all()
+        for name, picked_by, created in sorted(made, key=lambda row: str(row.id)):
+            digest.update(json.dumps([name, picked_by, _utc(created).isoformat()]).encode())
+        for candidate in sorted(sources, key=lambda row: str(row.id)):
+            digest.update(json.dumps([*candidate]).encode())
+        return digest.hexdigest()
+
     def prompts(self) -> Iterator[Prompt]:
         """Yield every prompt, oldest first."""
-        return map(_prompt, self._rows(tables.prompts))
+        return map(prompt_from_row, self._rows(tables.prompts))
 
     def candidates(self, prompt_id: str | None = None) -> Iterator[Candidate]:
         """Yield the candidates of one prompt, or all, oldest first."""
-        return map(_candidate, self._rows(tables.candidates, prompt_id))
+        return map(candidate_from_row, self._rows(tables.candidates, prompt_id))
 
     def judgements(self, prompt_id: str | None = None) -> Iterator[Judgement]:
         """Yield the judgements on one prompt, or all, superseded ones included, oldest first."""
-        return map(_judgement, self._rows(tables.judgements, prompt_id))
+        return map(judgement_from_row, self._rows(tables.judgements, prompt_id))
 
     def demonstrations(self) -> Iterator[Demonstration]:
         """Yield every demonstration, oldest first."""
@@ -183,21 +237,40 @@ class Store:
             yield {**row._mapping, "created": _utc(row.created)}
 
     def pairs(self) -> Iterator[Pair]:
-        """Yield the pairs that the judgements give over all raters (`records.majority_pairs`); `group` is the prompt's id."""
+        """Yield the pairs that the judgements give over all raters (`aggregate.by_votes`); `group` is the prompt's id."""
         for prompt, judgements, texts in self.judged():
             yield from pairs_from(prompt, judgements, texts)
 
     def judged(self) -> Iterator[tuple[Prompt, list[Judgement], dict[str, str]]]:
-        """Yield each prompt that has judgements, with them and with the text of each of its candidates by id."""
+        """Yield each prompt that has judgements, with them and with the text of each of its candidates by id.
+
+        Judgements that check a rater (`records.CHECKS`) are left out: they are no votes.
+        """
+        votes = tables.judgements.c.picked_by.not_in(CHECKS)
         for rows in _chunks(self._rows(tables.prompts)):
             ids = [row.id for row in rows]
-            with self._reading() as connection:
-                judgements = _by_prompt(connection, tables.judgements, ids)
-                candidates = _by_prompt(connection, tables.candidates, list(judgements))
+            with self.reading() as connection:
+                judgements = _by_prompt(connection, tables.judgements, ids, votes)
+                texts = _texts(connection, list(judgements))
             for row in rows:
                 if row.id in judgements:
-                    texts = {c.id: c.text for c in candidates.get(row.id, [])}
-                    yield _prompt(row), [_judgement(j) for j in judgements[row.id]], texts
+                    yield prompt_from_row(row), [judgement_from_row(j) for j in judgements[row.id]], texts.get(row.id, {})
+
+    def contents(self) -> Iterator[tuple[Prompt, list[Candidate], list[Judgement], list[Demonstration]]]:
+        """Yield each prompt, oldest first, with its candidates, its judgements (superseded ones included) and its demonstrations."""
+        for rows in _chunks(self._rows(tables.prompts)):
+            ids = [row.id for row in rows]
+            with self.reading() as connection:
+                judgements = _by_prompt(connection, tables.judgements, ids)
+                candidates = _by_prompt(connection, tables.candidates, ids)
+                demonstrations = _by_prompt(connection, tables.demonstrations, ids)
+            for row in rows:
+                yield (
+                    prompt_from_row(row),
+                    [candidate_from_row(c) for c in candidates.get(row.id, [])],
+                    [judgement_from_row(j) for j in judgements.get(row.id, [])],
+                    [_demonstration(d) for d in demonstrations.get(row.id, [])],
+                )
 
     def _rows(self, table: Table, prompt_id: str | None = None) -> Iterator[Row[Any]]:
         # By pages, so that no transaction stays open while the caller works.
@@ -206,7 +279,7 @@ class Store:
             query = select(table).where(table.c.number > last).order_by(table.c.number).limit(CHUNK)
             if prompt_id is not None:
                 query = query.where(table.c.prompt_id == prompt_id)
-            with self._reading() as connection:
+            with self.reading() as connection:
                 rows = connection.execute(query).all()
             yield from rows
             if len(rows) < CHUNK:
@@ -214,24 +287,27 @@ class Store:
             last = rows[-1].number
 
 
-def pairs_from(prompt: Prompt, judgements: Iterable[Judgement], texts: dict[str, str]) -> Iterator[Pair]:
+def pairs_from(
+    prompt: Prompt, judgements: Iterable[Judgement], texts: dict[str, str], preferences: Iterable[Preference] | None = None
+) -> Iterator[Pair]:
     """Yield the pairs that all judgements on one prompt give. texts: the text of each candidate by id.
 
-    Strict preferences by majority, and each rewrite over what it rewrote.
+    Strict preferences by majority (or those given), and each rewrite over what it rewrote, as one rater's word.
     """
     rows = list(judgements)
-    found = [(texts[chosen], texts[rejected], weight) for chosen, rejected, weight in majority_pairs(rows)]
-    found += [(j.rewrite, texts[j.rewrite_of], 1.0) for j in standing(rows) if j.rewrite and j.rewrite_of]
+    preferred = by_votes(rows) if preferences is None else preferences
+    found = [(texts[p.chosen], texts[p.rejected], p.weight, p.confidence) for p in preferred]
+    found += [(j.rewrite, texts[j.rewrite_of], 1.0, ONE_WORD) for j in standing(rows) if j.rewrite and j.rewrite_of]
     about = {"messages": prompt.messages, "group": prompt.id, "kind": prompt.kind, "check": prompt.check}
-    for chosen, rejected, weight in dict.fromkeys(found):
-        yield Pair(chosen=chosen, rejected=rejected, weight=weight, **about)
+    for chosen, rejected, weight, confidence in dict.fromkeys(found):
+        yield Pair(chosen=chosen, rejected=rejected, weight=weight, confidence=confidence, **about)
 
 
 class Writer:
-    """Adds records inside one write transaction; `Store.writer` gives it."""
+    """Adds records inside one write transaction; `Store.writer` gives it. connection: the transaction's, for other tables."""
 
     def __init__(self, connection: Connection, where: str) -> None:
-        self._connection = connection
+        self.connection = connection
         self._where = where
 
     def add(
@@ -253,15 +329,15 @@ class Writer:
         """Note where records came from."""
         counts = {"rows_read": rows_read, "rows_new": rows_new, "rows_set_aside": rows_set_aside}
         row = {"source": source, "sha256": sha256, "format": format_name, **counts, "created": datetime.now(UTC)}
-        self._connection.execute(tables.imports.insert(), [row])
+        self.connection.execute(tables.imports.insert(), [row])
 
     def _insert(self, table: Table, records: Sequence[Any], to_row: Callable[[Any], dict[str, Any]]) -> set[str]:
         by_id = {record.id: record for record in reversed(records)}  # of two alike the first stays
-        known = _known(self._connection, table, list(by_id))
+        known = _known(self.connection, table, list(by_id))
         rows = [{"id": i, **to_row(by_id[i])} for i in dict.fromkeys(r.id for r in records) if i not in known]
         if rows:
-            insert = postgresql.insert(table) if self._connection.dialect.name == "postgresql" else sqlite.insert(table)
-            self._connection.execute(insert.on_conflict_do_nothing(index_elements=["id"]), rows)
+            insert = postgresql.insert(table) if self.connection.dialect.name == "postgresql" else sqlite.insert(table)
+            self.connection.execute(insert.on_conflict_do_nothing(index_elements=["id"]), rows)
         return by_id.keys() - known
 
     def _add_prompts(self, prompts: Sequence[Prompt]) -> set[str]:
@@ -273,14 +349,14 @@ class Writer:
                 continue
             for column, value in ((table.c.kind, prompt.kind), (table.c.check_code, prompt.check)):
                 if value:
-                    self._connection.execute(update(table).where(table.c.id == prompt.id, column == "").values({column: value}))
+                    self.connection.execute(update(table).where(table.c.id == prompt.id, column == "").values({column: value}))
         return new
 
     def _add_judgements(self, judgements: Sequence[Judgement]) -> set[str]:
         table = tables.candidates
         ranked = {candidate for j in judgements for tier in j.ranking for candidate in tier}
         query = select(table.c.id, table.c.prompt_id).where(table.c.id.in_(ranked))
-        prompt_of = {row.id: row.prompt_id for row in self._connection.execute(query)}
+        prompt_of = {row.id: row.prompt_id for row in self.connection.execute(query)}
         for judgement in judgements:
             for candidate in (c for tier in judgement.ranking for c in tier):
                 if prompt_of.get(candidate) != judgement.prompt_id:
@@ -302,10 +378,20 @@ def _known(connection: Connection, table: Table, ids: Sequence[str]) -> set[str]
     return set(connection.execute(select(table.c.id).where(table.c.id.in_(ids))).scalars())
 
 
-def _by_prompt(connection: Connection, table: Table, ids: Sequence[str]) -> dict[str, list[Row[Any]]]:
+def _by_prompt(connection: Connection, table: Table, ids: Sequence[str], *only: ColumnElement[bool]) -> dict[str, list[Row[Any]]]:
     found: dict[str, list[Row[Any]]] = {}
-    for row in connection.execute(select(table).where(table.c.prompt_id.in_(ids)).order_by(table.c.number)):
+    for row in connection.execute(select(table).where(table.c.prompt_id.in_(ids), *only).order_by(table.c.number)):
         found.setdefault(row.prompt_id, []).append(row)
+    return found
+
+
+def _texts(connection: Connection, ids: Sequence[str]) -> dict[str, dict[str, str]]:
+    # Without the columns of JSON, whose decoding takes longer than all else here.
+    columns = tables.candidates.c
+    found: dict[str, dict[str, str]] = {}
+    query = select(columns.prompt_id, columns.id, columns.text).where(columns.prompt_id.in_(ids)).order_by(columns.number)
+    for prompt_id, candidate, text in connection.execute(query):
+        found.setdefault(prompt_id, {})[candidate] = text
     return found
 
 
@@ -327,15 +413,18 @@ def _judgement_row(judgement: Judgement) -> dict[str, Any]:
     return {**judgement.model_dump(), "created": judgement.created.astimezone(UTC)}
 
 
-def _prompt(row: Row[Any]) -> Prompt:
+def prompt_from_row(row: Row[Any]) -> Prompt:
+    """Return the prompt that a row of its table holds."""
     return Prompt(messages=tuple(Message(**m) for m in row.messages), kind=row.kind, check=row.check_code)
 
 
-def _candidate(row: Row[Any]) -> Candidate:
+def candidate_from_row(row: Row[Any]) -> Candidate:
+    """Return the candidate that a row of its table holds."""
     return Candidate(prompt_id=row.prompt_id, text=row.text, source=row.source, sampling=row.sampling)
 
 
-def _judgement(row: Row[Any]) -> Judgement:
+def judgement_from_row(row: Row[Any]) -> Judgement:
+    """Return the judgement that a row of its table holds."""
     fields = {key: value for key, value in row._mapping.items() if key not in ("number", "id")}
     return Judgement.model_validate({**fields, "created": _utc(row.created)})
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from preftune.data.snapshot_files import read_column
 from preftune.errors import DataError, PreftuneError
 from preftune.manifest import read_manifest
 
@@ -220,8 +221,12 @@ def story_of(folder: Path) -> Story:
         snapshot=read_manifest(folder / snapshot) if snapshot else {},
         release=read_manifest(folder / release) if release else {},
         reports={name: read_manifest(path) for name, path in reports.items() if (path / "manifest.json").exists()},
-        trained_kinds=frozenset(str(row.get("kind")) for row in _json_lines(folder / snapshot / "prompts.jsonl")) if snapshot else None,
+        trained_kinds=_trained_kinds(folder / snapshot) if snapshot else None,
     )
+
+
+def _trained_kinds(snapshot: Path) -> frozenset[str]:
+    return frozenset(map(str, read_column(snapshot, read_manifest(snapshot), "prompts", "kind")))
 
 
 def _model_name(summary: dict[str, Any]) -> str:

@@ -5,12 +5,12 @@ Nothing is believed: each folder on the way is found by the name in its successo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from preftune.data.snapshot_files import read_column
 from preftune.manifest import MANIFEST, hash_folder, read_manifest
 
 Manifest = dict[str, Any]
@@ -86,13 +86,12 @@ def _origin(role: str, name: str, hashed: str, path: Path) -> Origin:
     if not (path / MANIFEST).exists():
         return Origin(role, name, hashed, "same", path)
     manifest = read_manifest(path)
-    prompt_ids = _prompt_ids(path) if manifest["kind"] == "snapshot" else ()
+    prompt_ids = _prompt_ids(path, manifest) if manifest["kind"] == "snapshot" else ()
     return Origin(role, name, hashed, "same", path, manifest, _origins(path, manifest), prompt_ids)
 
 
-def _prompt_ids(snapshot: Path) -> tuple[str, ...]:
+def _prompt_ids(snapshot: Path, manifest: Manifest) -> tuple[str, ...]:
     ids: set[str] = set()
-    for name in ("train.jsonl", "demonstrations.jsonl"):
-        with (snapshot / name).open(encoding="utf-8") as lines:
-            ids.update(json.loads(line)["group"] for line in lines)
+    for part in ("train", "demonstrations"):
+        ids.update(read_column(snapshot, manifest, part, "group"))
     return tuple(sorted(ids))

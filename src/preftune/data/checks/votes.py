@@ -1,0 +1,47 @@
+"""How the raters' words on each two answers add up: ties, even splits, contradictions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from preftune.records import Judgement, pairs_of, standing
+
+
+@dataclass(frozen=True)
+class Votes:
+    """How the raters' words on each two answers of a prompt add up.
+
+    compared: twos of answers on which somebody said something. ties: all said tie. even_splits: as many for the one as for the other.
+    contradictions: somebody preferred the one, somebody the other (whether a majority decided or not). superseded: judgements undone.
+    """
+
+    judgements: int = 0
+    superseded: int = 0
+    compared: int = 0
+    ties: int = 0
+    even_splits: int = 0
+    contradictions: int = 0
+
+    def __add__(self, other: Votes) -> Votes:
+        return Votes(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+
+def count_votes(judgements: Sequence[Judgement]) -> Votes:
+    """Return how all judgements on one prompt add up."""
+    valid = standing(judgements)
+    if len(judgements) == 1 and len(valid[0].ranking) == 2 == sum(map(len, valid[0].ranking)):
+        return Votes(judgements=1, compared=1)  # what most prompts of a large set have
+    strict = Counter(two for judgement in valid for two in pairs_of(judgement))
+    tied = {(a, b) for j in valid for tier in j.ranking for a in tier for b in tier if a < b}
+    compared = {(min(two), max(two)) for two in strict} | tied
+    for_each = [(strict[a, b], strict[b, a]) for a, b in compared]
+    return Votes(
+        judgements=len(judgements),
+        superseded=len(judgements) - len(valid),
+        compared=len(compared),
+        ties=sum(a == b == 0 for a, b in for_each),
+        even_splits=sum(a == b > 0 for a, b in for_each),
+        contradictions=sum(a > 0 and b > 0 for a, b in for_each),
+    )
