@@ -234,7 +234,7 @@ def main() -> None:
     pool = pool_of(real_pairs(options.data) if real else generated_pairs())
     print(f"{len(pool.sort):,} {'real' if real else 'generated'} pairs ({time.time() - started:.0f} s)", file=sys.stderr)
     arms: dict[str, list[Curve]] = {"random": [], "ours": []}
-    for seed in range(seeds):
+    for seed in range(100, 100 + seeds):  # the scheme was chosen with seeds under 100
         for name, policy in (("random", at_random), ("ours", chosen)):
             arms[name].append(learning_curve(pool, policy, seed, budget))
         last = {name: curves[-1].accuracy[-1] for name, curves in arms.items()}

@@ -65,9 +65,9 @@ def test_what_the_members_disagree_on_weighs_more_and_plain_cases_less() -> None
     assert 8.0 / scale > 1.5  # too plain: a tenth
     assert weights[2] == pytest.approx(1.0 * 0.1)
     assert 0.5 / scale < 0.25  # too close: a tenth
-    assert weights[[1, 3]] == pytest.approx([0.5 * 0.1, 0.1 * 0.1])
+    assert weights[[1, 3]] == pytest.approx([0.25 * 0.1, 0.01 * 0.1])
     moderate = disagreement_weights(np.array([[1.0, 2.0, -2.0], [1.0, 1.0, -2.0]]))
-    assert moderate == pytest.approx([0.0, 0.5, 0.0])
+    assert moderate == pytest.approx([0.0, 0.25, 0.0])
     assert disagreement_weights(np.zeros((2, 3))) == pytest.approx([1.0, 1.0, 1.0])
 
 

@@ -29,8 +29,9 @@ def _cheap_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def team(tmp_path: Path) -> Iterator[Team]:
+def team(tmp_path: Path, empty_store: bytes) -> Iterator[Team]:
     """Two prompts with all that can be said of answers; one gold judgement, one that was changed, one that was taken back."""
+    (tmp_path / "store.db").write_bytes(empty_store)
     made = make_team(tmp_path, "Ann")
     ask = Prompt(
         messages=(Message(role="system", content="Be brief."), Message(role="user", content="=1+1 | größer, 'mehr'\n")), kind="sums"

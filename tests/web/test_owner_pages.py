@@ -12,15 +12,17 @@ from typing import Any
 import pytest
 from scipy import stats
 from sqlalchemy import update
-from tests.web_team import CHEAP, Team, answers_to, make_team, question
+from tests.web_team import CHEAP, PASSWORD, Team, answers_to, make_team, question
 
 from preftune.data import tables
 from preftune.data.agreement import agreement
+from preftune.data.store import Store
 from preftune.records import Judgement, Message, Prompt
-from preftune.web import assign, audit, items, passwords
+from preftune.web import assign, audit, auth, items, passwords
 from preftune.web.answers import Answer
+from preftune.web.app import create_app
 from preftune.web.figures import Figures, Kept
-from preftune.web.settings import record_protocol
+from preftune.web.settings import LabelSettings, record_protocol
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +31,8 @@ def _cheap_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def team(tmp_path: Path) -> Iterator[Team]:
+def team(tmp_path: Path, empty_store: bytes) -> Iterator[Team]:
+    (tmp_path / "store.db").write_bytes(empty_store)
     made = make_team(tmp_path, "Ann", "Bob", "Cem", overlap=2)
     yield made
     made.store.close()
@@ -342,3 +345,35 @@ def test_the_audit_trail_is_shown_newest_first_and_a_broken_chain_is_named(team:
     with team.store.writer() as writer:
         writer.connection.execute(update(tables.audit).where(tables.audit.c.number == 9).values(action="nothing at all"))
     assert "The chain is broken: entry 9 was changed after it was written" in browser.get("/owner/audit").words
+
+
+# Databases
+
+
+def test_every_page_works_on_each_database(any_store: Store, tmp_path: Path):
+    people = {"Olga": auth.add_person(any_store, "Olga", PASSWORD, "owner")}
+    people |= {name: auth.add_person(any_store, name, PASSWORD, "rater") for name in ("Ann", "Bob")}
+    settings = LabelSettings(guidelines=tmp_path / "guidelines.md", overlap=2, overlap_share=0, gold_share=0, retest_share=0)
+    team = Team(any_store, settings, create_app(any_store, settings), people)
+    prompt, first, second = forty(team)[0]
+    assign.fill_items(any_store, settings)
+    record_protocol(any_store, settings)
+    items.add_gold(any_store, people["Olga"], prompt.id, [first, second], [[first], [second]])
+    browser = team.browser("Olga")
+    browser.get(f"/owner/prompts/{prompt.id}")
+    browser.send(f"/owner/prompts/{prompt.id}/settle", place_A="1", place_B="2")
+    assert "75.0 % 59.8 to 85.8 40" in words(team, "/owner/agreement")
+    assert "0 of 80 judgements are there" in words(team, "/owner")
+    assert "Raters differ on 10 prompts, of which 9 are not settled" in words(team, "/owner/disagreements")
+    assert "20 found" in words(team, "/owner/items?kind=errors&text=errors%20QUESTION&state=untouched")
+    assert "81 rows from 81 judgements" in words(team, "/owner/export?format=csv")
+    for path in (
+        "/owner/position",
+        "/owner/time",
+        "/owner/gold",
+        "/owner/people",
+        "/owner/audit",
+        "/owner/settings",
+        "/owner/export?format=own",
+    ):
+        words(team, path)

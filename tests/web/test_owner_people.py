@@ -20,7 +20,8 @@ def _cheap_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def team(tmp_path: Path) -> Iterator[Team]:
+def team(tmp_path: Path, empty_store: bytes) -> Iterator[Team]:
+    (tmp_path / "store.db").write_bytes(empty_store)
     made = make_team(tmp_path, "Zebulon Quagmire", "Bob")
     yield made
     made.store.close()

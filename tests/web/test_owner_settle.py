@@ -19,7 +19,8 @@ def _cheap_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def team(tmp_path: Path) -> Iterator[Team]:
+def team(tmp_path: Path, empty_store: bytes) -> Iterator[Team]:
+    (tmp_path / "store.db").write_bytes(empty_store)
     made = make_team(tmp_path, "Ann", "Bob")
     yield made
     made.store.close()

@@ -12,6 +12,7 @@ By Dawid and Skene it is the model's posterior, P(better) + P(tie) / 2. What an 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +139,10 @@ def dawid_skene(table: Comparisons) -> DawidSkene:
             "label": np.concatenate((1 - words.verdict, 1 + words.verdict)),
         }
     )
-    fitted = model(n_iter=EM_STEPS, tol=1e-7).fit(frame)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # crowd-kit is older than pandas 3
+        warnings.simplefilter("ignore", RuntimeWarning)  # it takes 0 · log 0, and drops the nan
+        fitted = model(n_iter=EM_STEPS, tol=1e-7).fit(frame)
     probabilities = fitted.probas_.reindex(columns=[0, 1, 2], fill_value=0.0)
     posterior = probabilities.reindex(range(n)).to_numpy(dtype=np.float64)
     true = posterior[here, 1 - words.verdict]

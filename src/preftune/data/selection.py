@@ -3,7 +3,7 @@
 The scheme. N pairs can be asked, n are wanted. Three draws are made, independent of each other, each from all N:
 
     random        n/2 by simple random sampling                       inclusion probability of each: n_r / N
-    disagreement  3n/10, probability proportional to the spread of     π = min(1, c · weight), c so that Σ π = n_d;
+    disagreement  3n/10, probability proportional to the variance of   π = min(1, c · weight), c so that Σ π = n_d;
                   the members' margins, ten times less for pairs whose   drawn by systematic sampling in random order
                   mean margin is too plain or too close (not between
                   0.25 and 1.5 standard deviations)
@@ -136,17 +136,17 @@ def draw(prompt_of: Ints, features: Floats, n: int, *, margins: Floats | None, j
 
 
 def disagreement_weights(margins: Floats) -> Floats:
-    """Return what each item weighs in the draw by disagreement: the spread of its margins over members, less outside a moderate gap.
+    """Return what each item weighs in the draw by disagreement: the variance of its margins over members, less outside a moderate gap.
 
     margins: [members, items]; an item with nan weighs nothing. Where all members agree on everything, all known items weigh the same.
     """
     known = np.isfinite(margins).all(axis=0)
     safe = np.where(known, margins, 0.0)
-    spread, mean = safe.std(axis=0), safe.mean(axis=0)
+    variance, mean = safe.var(axis=0), safe.mean(axis=0)
     scale = float(mean[known].std()) if known.any() else 0.0
     gap = np.abs(mean) / scale if scale > 0 else np.full(len(mean), GAP[0])
     moderate = (gap >= GAP[0]) & (gap <= GAP[1])
-    weights: Floats = np.asarray(np.where(known, spread * np.where(moderate, 1.0, OUTSIDE), 0.0))
+    weights: Floats = np.asarray(np.where(known, variance * np.where(moderate, 1.0, OUTSIDE), 0.0))
     return weights if weights.any() else np.asarray(known, dtype=np.float64)
 
 

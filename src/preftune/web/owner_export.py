@@ -10,6 +10,7 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 from fastapi import APIRouter, Request
@@ -19,6 +20,7 @@ from sqlalchemy import func, select
 from preftune.data import tables
 from preftune.data.exporting import ExportReport, export_text
 from preftune.data.store import Store
+from preftune.manifest import disk_errors
 from preftune.records import GOLD
 from preftune.web import audit
 from preftune.web.owner_parts import now, owner_page
@@ -64,7 +66,8 @@ def download(request: Request, session: Owner, form: Form) -> Response:
     store, format = store_of(request), form.get("format", "")
     file = tempfile.TemporaryFile()  # noqa: SIM115  # closed when it has been sent, by _sent
     try:
-        report = _written(store, format, file.write)
+        with disk_errors(Path(tempfile.gettempdir())):
+            report = _written(store, format, file.write)
         size = file.tell()
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()

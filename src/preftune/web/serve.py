@@ -32,6 +32,7 @@ from preftune.web.settings import LabelSettings, record_protocol
 PORT = 8321
 LOOK_EVERY_SECONDS = 20.0
 SHUTDOWN_SECONDS = 5
+BACKLOG = 2048
 
 
 def label(
@@ -124,6 +125,7 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(found[4])
+            listener.listen(BACKLOG)  # who comes from now on waits until the app is ready
         except (OSError, OverflowError) as error:
             said = getattr(error, "strerror", None) or str(error)
             raise PreftuneError(f"port {port} cannot be used ({said.lower()})", f"{host}:{port}", "Give another by --port.") from error

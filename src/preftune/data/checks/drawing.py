@@ -47,6 +47,7 @@ def histogram(name: str, title: str, note: str, counts: Mapping[str, Sequence[fl
         for part, colour, dash in (("chosen", FIRST, "-"), ("rejected", SECOND, "--")):
             axes.stairs(counts[part], edges, color=colour, linestyle=dash, linewidth=1.8, label=part)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda length, _: f"{length:,.0f}"))
         axes.set_xlabel("characters")
         axes.set_ylabel("answers")
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))

@@ -42,7 +42,7 @@ def _plots(report: DataReport) -> list[Plot]:
         return []
     told = {
         "the longer wins": bias.longer_wins,
-        f"length ({length_rule(bias)})": bias.by_length,
+        "length": bias.by_length,
         "looks": bias.by_looks,
         "length and looks": bias.by_both,
     }
@@ -62,7 +62,7 @@ def _plots(report: DataReport) -> list[Plot]:
             "alone",
             "What little things alone tell",
             "How often each rule picks the chosen answer on prompts that it was not fitted to; one half is chance. "
-            "A reward model that is no better has learned no more.",
+            f"By length, {length_rule(bias)}. A reward model that is no better has learned no more.",
             alone,
             centre=0.5,
         ),
