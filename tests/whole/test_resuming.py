@@ -180,7 +180,7 @@ import sys
 from pathlib import Path
 from preftune.stages import ppo
 from preftune.training import loop
-loop.SAVE_EVERY_SECONDS = 0.0
+loop.SAVE_EVERY_SECONDS = loop.SAVE_SHARE = 0
 ppo.run(ppo.PPOConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2]))
 """
 

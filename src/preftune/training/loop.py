@@ -22,6 +22,7 @@ CHECKPOINT = "checkpoint.pt"
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
 SAVE_EVERY_SECONDS = 60.0
+SAVE_SHARE = 20  # saving may cost at most a twentieth of the time
 
 
 class Loop:
@@ -62,8 +63,7 @@ class Loop:
             self._bar = bar
             for step in range(self.start, self.total):
                 yield step
-                # Saving may cost at most a twentieth of the time.
-                if time.monotonic() - saved > max(SAVE_EVERY_SECONDS, 20 * self._save_seconds) and step + 1 < self.total:
+                if time.monotonic() - saved > max(SAVE_EVERY_SECONDS, SAVE_SHARE * self._save_seconds) and step + 1 < self.total:
                     self.save(step + 1)
                     saved = time.monotonic()
         self.save(self.total)
