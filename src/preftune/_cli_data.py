@@ -5,6 +5,7 @@ As in cli.py, what a command needs is imported inside it.
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -49,6 +50,7 @@ def import_(
     from preftune.data.formats.columns import parse_map
     from preftune.data.importing import import_preferences
 
+    gc.freeze()  # what is loaded by now stays anyway; else the collector looks at it again and again while rows go by
     columns = parse_map(map_ or [])
     reports = [
         import_preferences(

@@ -74,7 +74,7 @@ def rows_of(path: Path) -> list[dict]:
 
 def test_our_own_export_loses_nothing_but_gold(tmp_path: Path, full: Store) -> None:
     report = export_preferences(full, tmp_path / "own.jsonl")
-    assert report.left_out == {"judgements of gold items kept back": 2}
+    assert report.left_out == {"judgements that check a rater (gold items, items asked again) kept back": 2}
     assert "gold" not in (tmp_path / "own.jsonl").read_text()
     again = import_preferences(tmp_path / "own.jsonl", tmp_path / "again.db")
     assert (again.format, again.set_aside, again.unused, again.notes) == ("preftune", {}, {}, {})

@@ -12,25 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.web_team import CHEAP, Team, make_team
+from tests.web_team import Team, make_team
 
 from preftune.data.importing import import_preferences
 from preftune.data.store import Store
-from preftune.records import Candidate, Demonstration, Judgement, Message, Prompt, standing
-from preftune.web import audit, passwords
+from preftune.records import CHECKS, Candidate, Demonstration, Judgement, Message, Prompt, standing
+from preftune.web import audit
 from preftune.web.spreadsheet import COLUMNS, guarded
 
 FORMATS = ("own", "trl", "openai", "llamafactory", "argilla", "csv")
 
 
-@pytest.fixture(autouse=True)
-def _cheap_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passwords, "HASHER", CHEAP)
-
-
 @pytest.fixture
 def team(tmp_path: Path, empty_store: bytes) -> Iterator[Team]:
-    """Two prompts with all that can be said of answers; one gold judgement, one that was changed, one that was taken back."""
+    """Two prompts with all that can be said of answers; a gold one and one asked again, one that was changed, one that was taken back."""
     (tmp_path / "store.db").write_bytes(empty_store)
     made = make_team(tmp_path, "Ann")
     ask = Prompt(
@@ -53,8 +48,9 @@ def team(tmp_path: Path, empty_store: bytes) -> Iterator[Team]:
     word = {"acceptable": (c,), "rewrite": "zwei!", "rewrite_of": a, "aspects": {"clear": {a: 2, c: 5}}, "picked_by": "settled"}
     everything = say(ask, (c,), (a, b), rater="settled:r_own", **word)
     gold = say(ask, (a,), (b,), rater="r_one", picked_by="gold")
+    again = say(ask, (b,), (c,), rater="r_three", picked_by="retest")
     bad = say(ask, (a,), (b,), rater="r_three", acceptable=(), picked_by="random", picked_probability=0.25)
-    made.store.add(judgements=[first, changed, taken, back, everything, gold, bad])
+    made.store.add(judgements=[first, changed, taken, back, everything, gold, again, bad])
     made.store.add(demonstrations=[Demonstration(prompt_id=other.id, text="sorted(x)", author="r_one")])
     yield made
     made.store.close()
@@ -80,7 +76,7 @@ def test_our_own_export_read_into_another_store_gives_the_same_records(team: Tea
         assert {c.id: (c.text, c.source, c.sampling) for c in other.candidates()} == {
             c.id: (c.text, c.source, c.sampling) for c in team.store.candidates()
         }
-        kept = {j.id: j for j in team.store.judgements() if j.picked_by != "gold"}
+        kept = {j.id: j for j in team.store.judgements() if j.picked_by not in CHECKS}
         assert {j.id: j for j in other.judgements()} == kept
         assert {j.id for j in standing(other.judgements())} == {j.id for j in standing(kept.values())}
         assert list(other.demonstrations()) == list(team.store.demonstrations())
@@ -103,6 +99,7 @@ def test_every_format_is_sent_whole_noted_and_without_names_or_gold(team: Team, 
     assert entry.detail["sha256"] == hashlib.sha256(content).hexdigest()
     text = content.decode("utf-8-sig")
     assert '"gold"' not in text
+    assert "retest" not in text
     assert "Olga" not in text
     rows = list(csv.reader(io.StringIO(text)))[1:] if format == "csv" else json.loads(text) if format == "argilla" else text.splitlines()
     assert len(rows) == entry.detail["rows"] > 0
@@ -114,7 +111,7 @@ def test_what_a_format_leaves_out_is_told_before(team: Team, format: str):
     browser = team.browser("Olga")
     page = browser.get(f"/owner/export?format={format}")
     text = " ".join(page.words.split())
-    assert "1 judgements of gold items kept back" in text
+    assert "2 judgements that check a rater (gold items, items asked again) kept back" in text
     if format == "csv":
         assert "3 rows omitted that were taken back or changed, or do so" in text  # the first, the taken one, and what took it back
         assert "3 rows from 6 judgements" in text
@@ -141,7 +138,7 @@ def test_the_spreadsheet_has_a_row_for_each_judgement_that_stands(team: Team):
     head, *rows = list(csv.reader(io.StringIO(text, newline="")))
     assert tuple(head) == COLUMNS
     found = [dict(zip(head, row, strict=True)) for row in rows]
-    kept = [j for j in standing(team.judgements()) if j.picked_by != "gold" and j.ranking]
+    kept = [j for j in standing(team.judgements()) if j.picked_by not in CHECKS and j.ranking]
     assert [row["judgement_id"] for row in found] == [j.id for j in kept]
     assert [row["rater"] for row in found] == ["r_one", "settled:r_own", "r_three"]
     assert found[1]["prompt"] == "'=1+1 | größer, 'mehr'\n"

@@ -12,22 +12,17 @@ from typing import Any
 import pytest
 from scipy import stats
 from sqlalchemy import update
-from tests.web_team import CHEAP, PASSWORD, Team, answers_to, make_team, question
+from tests.web_team import PASSWORD, Team, answers_to, make_team, question
 
 from preftune.data import tables
 from preftune.data.agreement import agreement
 from preftune.data.store import Store
 from preftune.records import Judgement, Message, Prompt
-from preftune.web import assign, audit, auth, items, passwords
+from preftune.web import assign, audit, auth, items
 from preftune.web.answers import Answer
 from preftune.web.app import create_app
 from preftune.web.figures import Figures, Kept
 from preftune.web.settings import LabelSettings, record_protocol
-
-
-@pytest.fixture(autouse=True)
-def _cheap_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passwords, "HASHER", CHEAP)
 
 
 @pytest.fixture

@@ -7,16 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.web_team import CHEAP, PASSWORD, Browser, Team, make_team, question
+from tests.web_team import PASSWORD, Browser, Team, make_team, question
 
 from preftune.records import Demonstration
-from preftune.web import assign, auth, passwords
+from preftune.web import assign, auth
 from preftune.web.answers import Answer
-
-
-@pytest.fixture(autouse=True)
-def _cheap_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passwords, "HASHER", CHEAP)
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import sqlite3
 from collections.abc import Iterator
 
 import pytest
-from tests.web_team import CHEAP, Team, make_team, question
+from argon2 import PasswordHasher
+from tests.web_team import Team, make_team, question
 
 from preftune.records import Judgement
 from preftune.web import auth, passwords
@@ -16,7 +17,7 @@ from preftune.web import auth, passwords
 @pytest.fixture(scope="module")
 def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(passwords, "HASHER", CHEAP)
+        patch.setattr(passwords, "HASHER", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
         made = make_team(tmp_path_factory.mktemp("rights"), "Rita", "Bob")
         prompt = question("The secret question")
         ids = sorted(candidate.id for candidate in made.add(prompt, ["left", "right"]))

@@ -7,15 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.web_team import CHEAP, Browser, Team, make_team, question
+from tests.web_team import Browser, Team, make_team, question
 
 from preftune.records import Judgement, Prompt, standing
-from preftune.web import assign, audit, items, passwords
-
-
-@pytest.fixture(autouse=True)
-def _cheap_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passwords, "HASHER", CHEAP)
+from preftune.web import assign, audit, items
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from preftune.data.store import Store, pairs_from
 from preftune.errors import DataError
 from preftune.manifest import disk_errors
 from preftune.progress import Progress, Silent
-from preftune.records import CHECKS, Candidate, Demonstration, Judgement, Message, Pair, Prompt, content_id, pairs_of, standing
+from preftune.records import CHECKS, Candidate, Demonstration, Judgement, Message, Pair, Prompt, content_id, pairs_of, standing, votes_of
 
 FROM = {"system": "system", "user": "human", "assistant": "gpt"}
 BESIDE = ("rationale", "aspects", "acceptable")  # what a judgement says beside pairs
@@ -117,7 +117,7 @@ def _known(store: Store, report: ExportReport) -> Iterator[_Known]:
             else:
                 kept.append(said)
         if hidden:
-            report.left_out["judgements of gold items kept back"] += len(hidden)
+            report.left_out["judgements that check a rater (gold items, items asked again) kept back"] += len(hidden)
         report.judgements += len(kept)
         yield _Known(prompt, candidates, kept, demonstrations)
 
@@ -198,7 +198,8 @@ def _undecided(said: list[Judgement]) -> tuple[int, int]:
     strict = Counter(two for one in said for two in pairs_of(one))
     tied = {(a, b) if a < b else (b, a) for one in said for tier in one.ranking for a in tier for b in tier if a != b}
     twos = tied | {(min(two), max(two)) for two in strict}
-    even = [(a, b) for a, b in twos if strict[a, b] == strict[b, a]]
+    votes = votes_of(said)
+    even = [(a, b) for a, b in twos if votes.get((a, b)) == votes.get((b, a))]
     ties = sum(strict[two] == 0 for two in even)
     return ties, len(even) - ties
 

@@ -18,7 +18,6 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, Table, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from preftune.data import database, tables
 from preftune.data.aggregate import ONE_WORD, Preference, by_votes
@@ -26,6 +25,7 @@ from preftune.data.database import (
     check_file,
     database_errors,
     engine_for,
+    insert_new,
     reading,
     revision_of,
     revisions,
@@ -35,7 +35,7 @@ from preftune.data.database import (
     writing,
 )
 from preftune.errors import DataError
-from preftune.records import CHECKS, Candidate, Demonstration, Judgement, Message, Pair, Prompt, standing
+from preftune.records import CHECKS, Candidate, Demonstration, Judgement, Pair, Prompt, standing
 
 CHUNK = 500  # records a statement
 KINDS = {
@@ -318,11 +318,18 @@ class Writer:
         demonstrations: Iterable[Demonstration] = (),
     ) -> dict[str, set[str]]:
         """Add records and return the ids of the new ones by kind. Raises DataError where a ranked candidate is not there."""
+        prompt_of: dict[str, str] = {}  # of the candidates in this call, which need not be looked up again
+
+        def noted() -> Iterator[Candidate]:
+            for candidate in candidates:
+                prompt_of[candidate.id] = candidate.prompt_id
+                yield candidate
+
         return {
             "prompts": {i for chunk in _chunks(prompts) for i in self._add_prompts(chunk)},
-            "candidates": {i for chunk in _chunks(candidates) for i in self._insert(tables.candidates, chunk, _fields)},
-            "judgements": {i for chunk in _chunks(judgements) for i in self._add_judgements(chunk)},
-            "demonstrations": {i for chunk in _chunks(demonstrations) for i in self._insert(tables.demonstrations, chunk, _fields)},
+            "candidates": {i for chunk in _chunks(noted()) for i in self._insert(tables.candidates, chunk, _columns)},
+            "judgements": {i for chunk in _chunks(judgements) for i in self._add_judgements(chunk, prompt_of)},
+            "demonstrations": {i for chunk in _chunks(demonstrations) for i in self._insert(tables.demonstrations, chunk, _columns)},
         }
 
     def record_import(self, source: str, sha256: str, format_name: str, *, rows_read: int, rows_new: int, rows_set_aside: int) -> None:
@@ -331,17 +338,18 @@ class Writer:
         row = {"source": source, "sha256": sha256, "format": format_name, **counts, "created": datetime.now(UTC)}
         self.connection.execute(tables.imports.insert(), [row])
 
-    def _insert(self, table: Table, records: Sequence[Any], to_row: Callable[[Any], dict[str, Any]]) -> set[str]:
-        by_id = {record.id: record for record in reversed(records)}  # of two alike the first stays
+    def _insert(self, table: Table, records: Sequence[Any], to_columns: Callable[[list[Any]], dict[str, list[Any]]]) -> set[str]:
+        by_id: dict[str, Any] = {}
+        for record in records:
+            by_id.setdefault(record.id, record)  # of two alike the first stays
         known = _known(self.connection, table, list(by_id))
-        rows = [{"id": i, **to_row(by_id[i])} for i in dict.fromkeys(r.id for r in records) if i not in known]
-        if rows:
-            insert = postgresql.insert(table) if self.connection.dialect.name == "postgresql" else sqlite.insert(table)
-            self.connection.execute(insert.on_conflict_do_nothing(index_elements=["id"]), rows)
-        return by_id.keys() - known
+        new = {i: record for i, record in by_id.items() if i not in known} if known else by_id
+        if new:
+            insert_new(self.connection, table, {"id": list(new), **to_columns(list(new.values()))})
+        return set(new)
 
     def _add_prompts(self, prompts: Sequence[Prompt]) -> set[str]:
-        new = self._insert(tables.prompts, prompts, _prompt_row)
+        new = self._insert(tables.prompts, prompts, _prompt_columns)
         table, inserted = tables.prompts, set(new)
         for prompt in prompts:
             if prompt.id in inserted:
@@ -352,11 +360,11 @@ class Writer:
                     self.connection.execute(update(table).where(table.c.id == prompt.id, column == "").values({column: value}))
         return new
 
-    def _add_judgements(self, judgements: Sequence[Judgement]) -> set[str]:
+    def _add_judgements(self, judgements: Sequence[Judgement], prompt_of: dict[str, str]) -> set[str]:
         table = tables.candidates
-        ranked = {candidate for j in judgements for tier in j.ranking for candidate in tier}
-        query = select(table.c.id, table.c.prompt_id).where(table.c.id.in_(ranked))
-        prompt_of = {row.id: row.prompt_id for row in self.connection.execute(query)}
+        if missing := {candidate for j in judgements for tier in j.ranking for candidate in tier} - prompt_of.keys():
+            query = select(table.c.id, table.c.prompt_id).where(table.c.id.in_(missing))
+            prompt_of |= {row.id: row.prompt_id for row in self.connection.execute(query)}
         for judgement in judgements:
             for candidate in (c for tier in judgement.ranking for c in tier):
                 if prompt_of.get(candidate) != judgement.prompt_id:
@@ -365,7 +373,7 @@ class Writer:
                         self._where,
                         "Add the candidates in the same call, or before.",
                     )
-        return self._insert(tables.judgements, judgements, _judgement_row)
+        return self._insert(tables.judgements, judgements, _judgement_columns)
 
 
 def _chunks(items: Iterable[T]) -> Iterator[list[T]]:
@@ -399,23 +407,23 @@ def _utc(time: datetime) -> datetime:
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
-def _prompt_row(prompt: Prompt) -> dict[str, Any]:
-    messages = [{"role": m.role, "content": m.content} for m in prompt.messages]
-    return {"messages": messages, "kind": prompt.kind, "check_code": prompt.check}
+def _columns(records: Sequence[Candidate] | Sequence[Judgement] | Sequence[Demonstration]) -> dict[str, list[Any]]:
+    return {name: [getattr(record, name) for record in records] for name in type(records[0]).model_fields}
 
 
-def _fields(record: Candidate | Demonstration) -> dict[str, Any]:
-    return record.model_dump()
+def _prompt_columns(prompts: Sequence[Prompt]) -> dict[str, list[Any]]:
+    messages = [[{"role": m.role, "content": m.content} for m in prompt.messages] for prompt in prompts]
+    return {"messages": messages, "kind": [prompt.kind for prompt in prompts], "check_code": [prompt.check for prompt in prompts]}
 
 
-def _judgement_row(judgement: Judgement) -> dict[str, Any]:
+def _judgement_columns(judgements: Sequence[Judgement]) -> dict[str, list[Any]]:
     # SQLite keeps no time zone, so UTC is what is written.
-    return {**judgement.model_dump(), "created": judgement.created.astimezone(UTC)}
+    return {**_columns(judgements), "created": [judgement.created.astimezone(UTC) for judgement in judgements]}
 
 
 def prompt_from_row(row: Row[Any]) -> Prompt:
     """Return the prompt that a row of its table holds."""
-    return Prompt(messages=tuple(Message(**m) for m in row.messages), kind=row.kind, check=row.check_code)
+    return Prompt.model_validate({"messages": row.messages, "kind": row.kind, "check": row.check_code})
 
 
 def candidate_from_row(row: Row[Any]) -> Candidate:
@@ -425,8 +433,9 @@ def candidate_from_row(row: Row[Any]) -> Candidate:
 
 def judgement_from_row(row: Row[Any]) -> Judgement:
     """Return the judgement that a row of its table holds."""
-    fields = {key: value for key, value in row._mapping.items() if key not in ("number", "id")}
-    return Judgement.model_validate({**fields, "created": _utc(row.created)})
+    fields = {**row._mapping, "created": _utc(row.created)}
+    del fields["number"], fields["id"]
+    return Judgement.model_validate(fields)
 
 
 def _demonstration(row: Row[Any]) -> Demonstration:

@@ -21,7 +21,7 @@ from preftune.data import tables
 from preftune.data.exporting import ExportReport, export_text
 from preftune.data.store import Store
 from preftune.manifest import disk_errors
-from preftune.records import GOLD
+from preftune.records import CHECKS
 from preftune.web import audit
 from preftune.web.owner_parts import now, owner_page
 from preftune.web.site import Form, Owner, PageError, store_of
@@ -107,9 +107,12 @@ def _spreadsheet_report(store: Store) -> ExportReport:
     table = tables.judgements
     with store.reading() as connection:
         rows = connection.execute(select(func.count()).select_from(table).where(leaving())).scalar_one()
-        gold = connection.execute(select(func.count()).select_from(table).where(table.c.picked_by == GOLD)).scalar_one()
+        checks = connection.execute(select(func.count()).select_from(table).where(table.c.picked_by.in_(CHECKS))).scalar_one()
         every = connection.execute(select(func.count()).select_from(table)).scalar_one()
-    report = ExportReport(SPREADSHEET, rows=rows, judgements=every - gold)
-    told = {"judgements of gold items kept back": gold, "rows omitted that were taken back or changed, or do so": every - gold - rows}
+    report = ExportReport(SPREADSHEET, rows=rows, judgements=every - checks)
+    told = {
+        "judgements that check a rater (gold items, items asked again) kept back": checks,
+        "rows omitted that were taken back or changed, or do so": every - checks - rows,
+    }
     report.left_out.update({what: count for what, count in told.items() if count})
     return report

@@ -19,6 +19,7 @@ from preftune.web.diff import line_diff
 from preftune.web.site import Form, Json, PageError, SignedIn, go, page, settings_of, store_of, wants_json
 
 router = APIRouter()
+HISTORY = 200  # of one's own judgements and skips that are listed
 EMPTY = {
     "finished": "You have judged everything that is meant for you. New items appear here when the owner adds some.",
     "waiting": "What is left is in the hands of other raters. If they do not finish, it comes back: look again in half an hour.",
@@ -173,8 +174,8 @@ def diff(request: Request, session: SignedIn, assignment_id: str, left: int = 0,
 @router.get("/history")
 def history(request: Request, session: SignedIn, done: str = "") -> Response:
     """Show what one has judged and skipped, newest first, each to be opened again."""
-    rows = [(past, said_of(past)) for past in assign.history(store_of(request), session.person)]
-    return page(request, "history.html", rows=rows, done=_read_back(request, session.person, done))
+    rows = [(past, said_of(past)) for past in assign.history(store_of(request), session.person, limit=HISTORY)]
+    return page(request, "history.html", rows=rows, most=HISTORY, done=_read_back(request, session.person, done))
 
 
 def said_of(assignment: assign.Assignment) -> str:

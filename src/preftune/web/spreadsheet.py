@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Text, and_, cast, exists, select
 
 from preftune.data import tables
 from preftune.data.store import CHUNK, Store, judgement_from_row
-from preftune.records import GOLD
+from preftune.records import CHECKS
 
 COLUMNS = (
     "judgement_id", "created", "rater", "kind", "prompt", "ranking", "strength", "acceptable", "rationale", "rewrite", "rewrite_of",
@@ -29,11 +29,11 @@ def guarded(cell: Any) -> Any:
 
 
 def leaving() -> ColumnElement[bool]:
-    """Return which rows of the judgements leave the store here: those that stand and say something, but for gold ones."""
+    """Return which rows of the judgements leave the store here: those that stand and say something, and check no rater."""
     table = tables.judgements
     later = table.alias("later")
     takes_back = and_(table.c.supersedes.is_not(None), cast(table.c.ranking, Text) == "[]", table.c.acceptable.is_(None))
-    return and_(table.c.picked_by != GOLD, ~exists().where(later.c.supersedes == table.c.id), ~takes_back)
+    return and_(table.c.picked_by.not_in(CHECKS), ~exists().where(later.c.supersedes == table.c.id), ~takes_back)
 
 
 def csv_lines(store: Store) -> Iterator[str]:

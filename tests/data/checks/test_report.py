@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from preftune.data.checks import DataReport, check_pairs, check_store, count_votes
+from preftune.data.checks import DataReport, Votes, check_pairs, check_store, count_votes
 from preftune.data.store import Store
-from preftune.records import Candidate, Judgement, Message, Pair, Prompt
+from preftune.records import Candidate, Demonstration, Judgement, Message, Pair, Prompt
 
 
 def pair(question: str = "q", chosen: str = "good", rejected: str = "evil", weight: float = 1.0) -> Pair:
@@ -174,3 +174,16 @@ def test_without_names_agreement_is_unknown_and_what_must_be_wrong_is_told(tmp_p
         lines = check_store(store).lines()
     assert "no two raters that are named judged the same two answers, so how far they agree is unknown" in lines
     assert "at least 1 judgements must be wrong, one in each contradiction" in lines
+
+
+def test_gold_judgements_are_no_data_and_demonstrations_alone_are_no_preference(tmp_path: Path) -> None:
+    prompt = Prompt(messages=(Message(role="user", content="q"),))
+    a, b = (Candidate(prompt_id=prompt.id, text=t) for t in "ab")
+    gold = Judgement(prompt_id=prompt.id, ranking=((a.id,), (b.id,)), rater="ann", picked_by="gold")
+    with Store.create(tmp_path / "s.db") as store:
+        store.add([prompt], [a, b], [gold], [Demonstration(prompt_id=prompt.id, text="c")])
+        report = check_store(store)
+    assert report.votes == Votes()
+    assert report.problems == (
+        "there are no pairs, so there is no preference to learn, only 1 demonstrations. Collect strict preferences.",
+    )

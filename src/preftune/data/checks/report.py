@@ -151,7 +151,8 @@ def problems_of(report: DataReport) -> tuple[str, ...]:
     if not report.pairs:
         undecided = report.votes.compared if report.votes else 0
         why = f"all {undecided:,} comparisons are ties or even splits" if undecided else "there are no pairs"
-        return (f"{why}, so there is nothing to learn. Collect strict preferences.", *_private_problems(report))
+        left = f"no preference to learn, only {report.demonstrations:,} demonstrations" if report.demonstrations else "nothing to learn"
+        return (f"{why}, so there is {left}. Collect strict preferences.", *_private_problems(report))
     return (*_pair_problems(report), *_bias_problems(report), *_text_problems(report), *_private_problems(report), *_leaks(report))
 
 
