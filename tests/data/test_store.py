@@ -336,6 +336,15 @@ def test_threads_of_one_process_write_in_turn_and_lose_nothing(tmp_path: Path) -
         assert store.counts()["prompts"] == 101
 
 
+def test_a_thread_that_waits_too_long_for_another_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.1)
+    with Store.create(tmp_path / "s.db") as store, ThreadPoolExecutor(1) as other:
+        with store.writer(), pytest.raises(PreftuneError, match=r"another program has been writing .* 0.1 seconds"):
+            other.submit(store.add, [asked("a")]).result()
+        other.submit(store.add, [asked("a")]).result()
+        assert store.counts()["prompts"] == 1
+
+
 def test_what_one_thread_froze_does_not_hold_for_others(tmp_path: Path) -> None:
     with Store.create(tmp_path / "s.db") as store, ThreadPoolExecutor(1) as other, store.frozen():
         assert store.counts()["prompts"] == 0

@@ -13,9 +13,10 @@ import re
 import secrets
 import time
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, select, update
 
 from preftune.data import tables
 from preftune.data.store import Store, Writer, judgement_from_row
@@ -26,7 +27,7 @@ from preftune.web.choosing import OPEN, Choice, Empty, choose
 from preftune.web.items import add_gold, fill_items, shift_taken
 from preftune.web.persons import NotYours, Person, locked
 from preftune.web.settings import LabelSettings, Task
-from preftune.web.tasks import BARRED, DONE, Assignment, OwnProgress, history, load_assignment, of_person, own_progress, with_items
+from preftune.web.tasks import BARRED, Assignment, OwnProgress, done_by_person, history, load_assignment, one_of_person, own_progress
 
 __all__ = [
     "BARRED",
@@ -182,7 +183,10 @@ def undo(store: Store, person: Person, assignment_id: str | None = None) -> str 
     with store.writer() as writer:
         connection = writer.connection
         take_turns(connection, person)
-        row = _last_done(connection, person) if assignment_id is None else _mine(connection, person, assignment_id)
+        if assignment_id is None:
+            row = connection.execute(done_by_person(1, locked=True), {"person": person.id}).first()
+        else:
+            row = _mine(connection, person, assignment_id)
         if row is None or row.state in OPEN or row.skip_reason == BARRED:
             return None
         now = datetime.now(UTC)
@@ -200,14 +204,14 @@ def undo(store: Store, person: Person, assignment_id: str | None = None) -> str 
 
 def give_back_expired(store: Store) -> int:
     """Give the slots of leases that have run out back and return how many there were; what was drafted stays."""
-    table = tables.assignments
-    out = (table.c.state.in_(OPEN), table.c.lease_until < datetime.now(UTC), table.c.holds.is_(True))
+    table, now = tables.assignments, datetime.now(UTC)
     with store.reading() as connection:
-        expired = connection.execute(select(table.c.id).where(*out)).scalars().all()
+        expired = connection.execute(_run_out(), {"now": now}).scalars().all()
     given = 0
     for name in expired:  # one transaction each, so that none ever holds two items' rows
         with store.writer() as writer:
-            query = update(table).where(table.c.id == name, *out).values(holds=False).returning(table.c.item_id)
+            still = (table.c.id == name, table.c.state.in_(OPEN), table.c.lease_until < now, table.c.holds.is_(True))
+            query = update(table).where(*still).values(holds=False).returning(table.c.item_id)
             if item := writer.connection.execute(query).scalar():
                 shift_taken(writer.connection, item, -1)
                 given += 1
@@ -216,13 +220,11 @@ def give_back_expired(store: Store) -> int:
 
 def take_turns(connection: Connection, person: Person) -> None:
     """Let what one person does at once, in two tabs, come one after the other."""
-    locked(connection, select(tables.people.c.id).where(tables.people.c.id == person.id))
+    connection.execute(_person_locked(), {"person": person.id})
 
 
 def _resumed(connection: Connection, person: Person, lease: timedelta) -> str | None:
-    table = tables.assignments
-    mine = select(table).where(table.c.person_id == person.id, table.c.state.in_(OPEN)).order_by(table.c.updated.desc())
-    for row in connection.execute(mine).all():
+    for row in connection.execute(_open_of_person(), {"person": person.id}).all():
         if row.purpose != "normal" or _take_slot(connection, row):
             _change(connection, row, lease_until=datetime.now(UTC) + lease, lease_seconds=int(lease.total_seconds()))
             return str(row.id)
@@ -271,26 +273,14 @@ def _change(connection: Connection, row: Row[Any], **values: Any) -> None:
 
 
 def _mine(connection: Connection, person: Person, assignment_id: str) -> Row[Any]:
-    table = tables.assignments
-    query = with_items().where(table.c.id == assignment_id, *of_person(person))
-    row = connection.execute(query.with_for_update(of=table)).first()
+    row = connection.execute(one_of_person(locked=True), {"person": person.id, "assignment": assignment_id}).first()
     if row is None:
         raise NotYours
     return row
 
 
-def _last_done(connection: Connection, person: Person) -> Row[Any] | None:
-    table = tables.assignments
-    query = (
-        with_items().where(*of_person(person), table.c.state.in_(DONE)).order_by(table.c.submitted.desc(), table.c.updated.desc()).limit(1)
-    )
-    return connection.execute(query.with_for_update(of=table)).first()
-
-
 def _submitted_before(connection: Connection, assignment_id: str, submission_id: str) -> Judgement | None:
-    said, table = tables.submissions, tables.judgements
-    query = select(table).join(said, said.c.judgement_id == table.c.id)
-    row = connection.execute(query.where(said.c.assignment_id == assignment_id, said.c.id == submission_id)).first()
+    row = connection.execute(_said_by(), {"assignment": assignment_id, "submission": submission_id}).first()
     return judgement_from_row(row) if row else None
 
 
@@ -318,3 +308,30 @@ def _withdraw(writer: Writer, person: Person, row: Row[Any], now: datetime) -> d
     writer.add(judgements=[back])
     draft = answer_of(said, row.presentation).model_dump(mode="json")
     return {"judgement_id": None, "head_id": back.id, "draft": draft, "draft_version": row.draft_version + 1}
+
+
+# The statements are built once, as building one takes longer than running it.
+
+
+@cache
+def _person_locked() -> Select[Any]:
+    return select(tables.people.c.id).where(tables.people.c.id == bindparam("person")).with_for_update()
+
+
+@cache
+def _open_of_person() -> Select[Any]:
+    table = tables.assignments
+    return select(table).where(table.c.person_id == bindparam("person"), table.c.state.in_(OPEN)).order_by(table.c.updated.desc())
+
+
+@cache
+def _run_out() -> Select[Any]:
+    table = tables.assignments
+    return select(table.c.id).where(table.c.state.in_(OPEN), table.c.lease_until < bindparam("now"), table.c.holds.is_(True))
+
+
+@cache
+def _said_by() -> Select[Any]:
+    said, table = tables.submissions, tables.judgements
+    query = select(table).join(said, said.c.judgement_id == table.c.id)
+    return query.where(said.c.assignment_id == bindparam("assignment"), said.c.id == bindparam("submission"))

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cache
+from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import Connection, Row, Select, exists, func, select
+from sqlalchemy import Connection, Row, Select, bindparam, exists, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from preftune.data import tables
@@ -48,17 +49,16 @@ def choose(connection: Connection, person: Person, settings: LabelSettings) -> C
 
     None where others are just taking what there is (in PostgreSQL): end the transaction and try again.
     """
-    queues = _queues(connection, person)
-    if not queues:
+    found = _candidates(connection, person)
+    if not found:
         return _why_empty(connection, person)
-    item = next((row for queue in queues if (row := _locked_first(connection, person, queue)) is not None), None)
+    item = found[0].first if connection.dialect.name == "sqlite" else _locked_first(connection, person, found)
     if item is None:
         return None
     if _is_barred(connection, person, item):
         return Choice(item, "normal", [], barred=True)
     seed = secret(connection, "presentation")
-    table = tables.assignments
-    so_far = connection.execute(select(func.count()).where(table.c.person_id == person.id)).scalar_one()
+    so_far = connection.execute(_so_far(), {"person": person.id}).scalar_one()
     drawn = unit(seed, "check", person.id, so_far)
     check = None
     if drawn < settings.gold_share:
@@ -96,49 +96,86 @@ def orders(count: int) -> list[list[int]]:
     return rows + [row[::-1] for row in rows] if count % 2 else rows
 
 
-def _queues(connection: Connection, person: Person) -> list[tuple[str, int | None]]:
-    # Returns the queues that hold something for this person, the one to take from first; each with how much of it to look at.
-    started = connection.execute(first_of_queue(person.id, "started", window=WINDOW)).first()
-    fresh = connection.execute(first_of_queue(person.id, "fresh")).first()
-    if started is not None and (fresh is None or fresh.priority <= started.priority):
-        return [("started", WINDOW), ("fresh", None)]
-    if fresh is not None:
-        return [("fresh", None), ("started", WINDOW)]
-    rest = connection.execute(first_of_queue(person.id, "started")).first()
-    return [("started", None)] if rest is not None else []
+class _Queue(NamedTuple):
+    name: str
+    window: int | None  # how much of it is looked at; None: all
+    first: Row[Any]  # the first item in it that the person has not met
 
 
-def _locked_first(connection: Connection, person: Person, queue: tuple[str, int | None]) -> Row[Any] | None:
+def _candidates(connection: Connection, person: Person) -> list[_Queue]:
+    # Returns the queues that hold something for this person, the one to take from first.
+    def look(name: str, window: int | None) -> list[_Queue]:
+        row = connection.execute(first_of_queue(name, window), {"person": person.id}).first()
+        return [] if row is None else [_Queue(name, window, row)]
+
+    found = [*look("started", WINDOW), *look("fresh", None)]
+    found.sort(key=lambda queue: -queue.first.priority)  # of the same priority the started one stays first
+    return found or look("started", None)
+
+
+def _locked_first(connection: Connection, person: Person, queues: list[_Queue]) -> Row[Any] | None:
     # Past what others are just taking: nobody waits for an item while holding another, so no two wait for each other.
-    query = first_of_queue(person.id, queue[0], window=queue[1])
-    return connection.execute(query.with_for_update(skip_locked=True, of=tables.items)).first()
+    for queue in queues:
+        query = first_of_queue(queue.name, queue.window, locked=True)
+        if (row := connection.execute(query, {"person": person.id}).first()) is not None:
+            return row
+    return None
 
 
-def first_of_queue(person_id: str, queue: str, *, window: int | None = None) -> Select[Any]:
-    """Return the query for the first item of a queue that a person has not met. window: look at the first so many alone."""
+# The statements are built once, as building one takes longer than running it.
+
+
+@cache
+def first_of_queue(name: str, window: int | None = None, *, locked: bool = False) -> Select[Any]:
+    """Return the query for the first item of a queue that the person :person has not met.
+
+    window: look at the first so many alone. locked: keep it from other writers, passing over those that others keep.
+    """
     table, mine = tables.items, tables.assignments
-    query = select(table).where(table.c.queue == queue, ~exists().where(mine.c.item_id == table.c.id, mine.c.person_id == person_id))
+    met = exists().where(mine.c.item_id == table.c.id, mine.c.person_id == bindparam("person"))
+    query = select(table).where(table.c.queue == name, ~met)
     if window is not None:
         near = table.alias("near")
-        first = select(near.c.id).where(near.c.queue == queue).order_by(near.c.priority.desc(), near.c.shuffle.desc()).limit(window)
+        first = select(near.c.id).where(near.c.queue == name).order_by(near.c.priority.desc(), near.c.shuffle.desc()).limit(window)
         query = query.where(table.c.id.in_(first))
-    return query.order_by(table.c.priority.desc(), table.c.shuffle.desc()).limit(1)
+    query = query.order_by(table.c.priority.desc(), table.c.shuffle.desc()).limit(1)
+    return query.with_for_update(skip_locked=True, of=table) if locked else query
+
+
+@cache
+def _so_far() -> Select[Any]:
+    return select(func.count()).select_from(tables.assignments).where(tables.assignments.c.person_id == bindparam("person"))
+
+
+@cache
+def _known_by_gold() -> Select[Any]:
+    items, mine = tables.items, tables.assignments
+    query = select(mine.c.id).join(items, items.c.id == mine.c.item_id)
+    return query.where(items.c.prompt_id == bindparam("prompt"), items.c.purpose == GOLD, mine.c.person_id == bindparam("person")).limit(1)
+
+
+@cache
+def _own_answer() -> Select[Any]:
+    candidates, judgements = tables.candidates, tables.judgements
+    rewrites = select(judgements.c.rewrite).where(
+        judgements.c.prompt_id == bindparam("prompt"), judgements.c.rater == bindparam("rater"), judgements.c.rewrite.is_not(None)
+    )
+    own = or_(candidates.c.source.in_((bindparam("rater"), bindparam("by_name"))), candidates.c.text.in_(rewrites))
+    return select(candidates.c.id).where(candidates.c.id.in_(bindparam("ids", expanding=True)), own).limit(1)
+
+
+@cache
+def _shown_before() -> Select[Any]:
+    table = tables.assignments
+    return select(table.c.person_id, table.c.presentation).where(table.c.item_id == bindparam("item"))
 
 
 def _is_barred(connection: Connection, person: Person, item: Row[Any]) -> bool:
-    items, assignments, candidates, judgements = tables.items, tables.assignments, tables.candidates, tables.judgements
-    known = select(assignments.c.id).join(items, items.c.id == assignments.c.item_id)
-    known = known.where(items.c.prompt_id == item.prompt_id, items.c.purpose == GOLD, assignments.c.person_id == person.id)
-    if connection.execute(known.limit(1)).first():
+    about = {"prompt": item.prompt_id, "person": person.id}
+    if connection.execute(_known_by_gold(), about).first():
         return True
-    of_item = candidates.c.id.in_(item.candidate_ids)
-    sources = (person.pseudonym, f"person:{person.pseudonym}")
-    if connection.execute(select(candidates.c.id).where(of_item, candidates.c.source.in_(sources)).limit(1)).first():
-        return True
-    rewrites = select(judgements.c.rewrite).where(
-        judgements.c.prompt_id == item.prompt_id, judgements.c.rater == person.pseudonym, judgements.c.rewrite.is_not(None)
-    )
-    return connection.execute(select(candidates.c.id).where(of_item, candidates.c.text.in_(rewrites)).limit(1)).first() is not None
+    about = {"prompt": item.prompt_id, "rater": person.pseudonym, "by_name": f"person:{person.pseudonym}"}
+    return connection.execute(_own_answer(), {**about, "ids": item.candidate_ids}).first() is not None
 
 
 def _gold(connection: Connection, person: Person) -> Row[Any] | None:
@@ -167,9 +204,7 @@ def _retest(connection: Connection, person: Person, drawn: float) -> Row[Any] | 
 
 def _order(connection: Connection, seed: str, item: Row[Any], person: Person) -> list[str]:
     # The next rater of an item gets the next row; one who meets it again never the order that they had.
-    table = tables.assignments
-    query = select(table.c.person_id, table.c.presentation).where(table.c.item_id == item.id)
-    given = [row for row in connection.execute(query) if row.presentation]  # empty where it was never shown
+    given = [row for row in connection.execute(_shown_before(), {"item": item.id}) if row.presentation]  # empty: never shown
     had = [row.presentation for row in given if row.person_id == person.id]
     base = sorted(item.candidate_ids, key=lambda candidate: content_id(seed, item.id, candidate))
     rows = orders(len(base))

@@ -11,9 +11,10 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from itertools import combinations
 
-from sqlalchemy import ColumnElement, Connection, Row, case, exists, literal, select, update
+from sqlalchemy import ColumnElement, Connection, Integer, Row, Update, bindparam, case, exists, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from preftune.data import tables
@@ -171,14 +172,19 @@ def set_overlap(store: Store, by: Person, item: str, overlap: int | None, settin
 
 def shift_taken(connection: Connection, item: str, by: int) -> None:
     """Count one more slot of an item as taken (by = 1), or one less (−1), and put it into the queue where it belongs then."""
-    table = tables.items
-    taken = table.c.taken + by
-    connection.execute(update(table).where(table.c.id == item).values(taken=taken, queue=_queue(taken, table.c.wanted)))
+    connection.execute(_shifted(), {"item": item, "by": by})
 
 
 def unit(*parts: object) -> float:
     """Return a number in [0, 1) that hangs on the parts alone and on nothing that they mean: the house's dice."""
     return int(content_id(*parts), 16) / 16**16
+
+
+@cache
+def _shifted() -> Update:  # built once, as building it takes longer than running it
+    table = tables.items
+    taken = table.c.taken + bindparam("by", type_=Integer)
+    return update(table).where(table.c.id == bindparam("item")).values(taken=taken, queue=_queue(taken, table.c.wanted))
 
 
 def _queue(taken: ColumnElement[int], wanted: ColumnElement[int] | int) -> ColumnElement[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from statistics import median
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, func, select
+from sqlalchemy import Connection, Row, Select, Table, and_, bindparam, func, select
 
 from preftune.data import tables
 from preftune.data.store import Store, candidate_from_row, judgement_from_row, prompt_from_row
@@ -69,9 +70,8 @@ class OwnProgress:
 
 def load_assignment(store: Store, person: Person, assignment_id: str) -> Assignment:
     """Return an assignment of this person. Raises NotYours for another's, and in the same words where there is none."""
-    table = tables.assignments
     with store.reading() as connection:
-        rows = connection.execute(with_items().where(table.c.id == assignment_id, *of_person(person))).all()
+        rows = connection.execute(one_of_person(), {"person": person.id, "assignment": assignment_id}).all()
         if not rows:
             raise NotYours
         return _assignments(connection, rows)[0]
@@ -79,10 +79,8 @@ def load_assignment(store: Store, person: Person, assignment_id: str) -> Assignm
 
 def history(store: Store, person: Person, limit: int = 50) -> list[Assignment]:
     """Return what a person has submitted or skipped, newest first."""
-    table = tables.assignments
     with store.reading() as connection:
-        query = with_items().where(*of_person(person), table.c.state.in_(DONE)).order_by(table.c.submitted.desc(), table.c.id).limit(limit)
-        return _assignments(connection, connection.execute(query).all())
+        return _assignments(connection, connection.execute(done_by_person(limit), {"person": person.id}).all())
 
 
 def own_progress(store: Store, person: Person) -> OwnProgress:
@@ -108,17 +106,35 @@ def own_progress(store: Store, person: Person) -> OwnProgress:
         return OwnProgress(count(table, done), count(table, skipped), remaining, today, usual, None if usual is None else usual * remaining)
 
 
-def of_person(person: Person) -> tuple[Any, ...]:
-    """Return the conditions for a person's assignments, without those that they must not see."""
+# The statements are built once, as building one takes longer than running it.
+
+
+@cache
+def one_of_person(*, locked: bool = False) -> Select[Any]:
+    """Return the query for the assignment :assignment of the person :person, with what its item says. locked: kept from other writers."""
+    query = _of_person().where(tables.assignments.c.id == bindparam("assignment"))
+    return query.with_for_update(of=tables.assignments) if locked else query
+
+
+@cache
+def done_by_person(limit: int, *, locked: bool = False) -> Select[Any]:
+    """Return the query for what the person :person has submitted or skipped, newest first."""
     table = tables.assignments
-    return table.c.person_id == person.id, func.coalesce(table.c.skip_reason, "") != BARRED
+    query = _of_person().where(table.c.state.in_(DONE)).order_by(table.c.submitted.desc(), table.c.updated.desc()).limit(limit)
+    return query.with_for_update(of=table) if locked else query
 
 
-def with_items() -> Select[Any]:
-    """Return the query for assignments, each with what its item says."""
+def _of_person() -> Select[Any]:
+    # Without those that they must not see.
     table, items = tables.assignments, tables.items
     columns = (items.c.prompt_id, items.c.task, items.c.picked_by, items.c.picked_probability)
-    return select(table, *columns).join(items, items.c.id == table.c.item_id)
+    query = select(table, *columns).join(items, items.c.id == table.c.item_id)
+    return query.where(table.c.person_id == bindparam("person"), func.coalesce(table.c.skip_reason, "") != BARRED)
+
+
+@cache
+def _with_ids(table: Table) -> Select[Any]:
+    return select(table).where(table.c.id.in_(bindparam("ids", expanding=True)))
 
 
 def _assignments(connection: Connection, rows: Sequence[Row[Any]]) -> list[Assignment]:
@@ -146,5 +162,6 @@ def _assignments(connection: Connection, rows: Sequence[Row[Any]]) -> list[Assig
     ]
 
 
-def _by_id(connection: Connection, table: Any, ids: Iterable[str], read: Any) -> dict[str, Any]:
-    return {row.id: read(row) for row in connection.execute(select(table).where(table.c.id.in_(set(ids))))}
+def _by_id(connection: Connection, table: Table, ids: Iterable[str], read: Callable[[Row[Any]], Any]) -> dict[str, Any]:
+    wanted = list(dict.fromkeys(ids))
+    return {row.id: read(row) for row in connection.execute(_with_ids(table), {"ids": wanted})} if wanted else {}
