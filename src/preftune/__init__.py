@@ -11,18 +11,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from preftune.config import describe as describe_config
     from preftune.config import load_config
-    from preftune.data.checks import check_pairs
+    from preftune.data.agreement import agreement
+    from preftune.data.checks import check_pairs, check_store
+    from preftune.data.exporting import export_preferences
+    from preftune.data.filters import Filters
     from preftune.data.importing import import_preferences
-    from preftune.data.snapshot import snapshot
+    from preftune.data.mining import mine
+    from preftune.data.mining.settings import MiningSettings
+    from preftune.data.remote import Endpoint
+    from preftune.data.selection import next_pairs
+    from preftune.data.snapshot import load_snapshot, snapshot
     from preftune.data.store import Store
     from preftune.demo import demo as run_demo
     from preftune.errors import ConfigError, DataError, ModelError, PreftuneError, Refused, ShapeError
+    from preftune.evaluate.advise import advise
+    from preftune.evaluate.report import write_report
     from preftune.evaluate.run import evaluate as evaluate_model
     from preftune.manifest import read_manifest
     from preftune.progress import Progress, Silent
-    from preftune.records import Candidate, Demonstration, Judgement, Message, Pair, Prompt
+    from preftune.project import init_project
+    from preftune.records import Candidate, Demonstration, Judgement, KWise, Message, Pair, Prompt
     from preftune.release.export import release as release_run
+    from preftune.rollout.collect import sample_candidates
+    from preftune.rollout.sources import SampleSettings
     from preftune.stages.ppo import PPOConfig
     from preftune.stages.ppo import run as train_ppo
     from preftune.stages.preference import DPOConfig
@@ -31,6 +44,8 @@ if TYPE_CHECKING:
     from preftune.stages.reward import run as train_reward
     from preftune.stages.sft import SFTConfig
     from preftune.stages.sft import run as train_sft
+    from preftune.web.serve import label
+    from preftune.web.settings import LabelSettings
 
     __version__: str
 
@@ -67,6 +82,24 @@ _PUBLIC = {
     "evaluate_model": ("evaluate.run", "evaluate"),
     "release_run": ("release.export", "release"),
     "run_demo": ("demo", "demo"),
+    "describe_config": ("config", "describe"),
+    "Filters": ("data.filters", "Filters"),
+    "KWise": ("records", "KWise"),
+    "Endpoint": ("data.remote", "Endpoint"),
+    "MiningSettings": ("data.mining.settings", "MiningSettings"),
+    "SampleSettings": ("rollout.sources", "SampleSettings"),
+    "LabelSettings": ("web.settings", "LabelSettings"),
+    "init_project": ("project", "init_project"),
+    "mine": ("data.mining", "mine"),
+    "sample_candidates": ("rollout.collect", "sample_candidates"),
+    "label": ("web.serve", "label"),
+    "check_store": ("data.checks", "check_store"),
+    "agreement": ("data.agreement", "agreement"),
+    "next_pairs": ("data.selection", "next_pairs"),
+    "advise": ("evaluate.advise", "advise"),
+    "load_snapshot": ("data.snapshot", "load_snapshot"),
+    "export_preferences": ("data.exporting", "export_preferences"),
+    "write_report": ("evaluate.report", "write_report"),
 }
 
 __all__ = [
@@ -75,8 +108,13 @@ __all__ = [
     "DPOConfig",
     "DataError",
     "Demonstration",
+    "Endpoint",
+    "Filters",
     "Judgement",
+    "KWise",
+    "LabelSettings",
     "Message",
+    "MiningSettings",
     "ModelError",
     "PPOConfig",
     "Pair",
@@ -86,22 +124,35 @@ __all__ = [
     "Refused",
     "RewardConfig",
     "SFTConfig",
+    "SampleSettings",
     "ShapeError",
     "Silent",
     "Store",
     "__version__",
+    "advise",
+    "agreement",
     "check_pairs",
+    "check_store",
+    "describe_config",
     "evaluate_model",
+    "export_preferences",
     "import_preferences",
+    "init_project",
+    "label",
     "load_config",
+    "load_snapshot",
+    "mine",
+    "next_pairs",
     "read_manifest",
     "release_run",
     "run_demo",
+    "sample_candidates",
     "snapshot",
     "train_dpo",
     "train_ppo",
     "train_reward",
     "train_sft",
+    "write_report",
 ]
 
 
