@@ -107,17 +107,20 @@ def test_the_gradient_is_that_of_central_differences(bias, softcap, scale, chunk
     assert torch.autograd.gradcheck(compute, inputs, eps=1e-6, atol=1e-8, rtol=1e-6)
 
 
-def test_a_frozen_head_gets_no_gradient_and_the_hidden_states_the_same():
+@pytest.mark.parametrize("shape", [{}, {"softcap": 3.0}, {"scale": 0.5}, {"softcap": 2.0, "scale": 0.25}])
+def test_a_frozen_head_gets_no_gradient_and_the_hidden_states_the_same(shape):
     slopes = []
     for frozen in (True, False):
         batch, hidden, weight, _ = random_case(bias=False)
         hidden.requires_grad_()
         weight.requires_grad_(not frozen)
-        values, _ = token_logprobs(hidden, Head(weight), batch.ids, batch.parent, batch.completion_mask, temperature=1.0, chunk_tokens=2)
-        values.sum().backward()
+        head = Head(weight, **shape)
+        values, _ = token_logprobs(hidden, head, batch.ids, batch.parent, batch.completion_mask, temperature=0.7, chunk_tokens=2)
+        (values * torch.arange(values.numel()).reshape(values.shape)).sum().backward()
         slopes.append(hidden.grad)
         assert (weight.grad is None) == frozen
-    assert torch.equal(*slopes)
+    assert slopes[0].abs().sum() > 0
+    torch.testing.assert_close(*slopes, rtol=1e-12, atol=1e-12)
 
 
 def test_frozen_hidden_states_leave_the_head_its_gradient():

@@ -121,10 +121,21 @@ def shared_beginning(prompts: Sequence[Sequence[int]]) -> int:
 def split_by_budget(groups: Sequence[Group], token_budget: int) -> list[list[Group]]:
     """Return micro-batches whose padded area (rows × longest row) is at most token_budget, longest rows first.
 
+    As few as can be, and as even as so few can be: a full one and a small rest would multiply more slowly than two halves.
     A row that is longer than the budget by itself goes alone: nothing is dropped here.
     """
+    ordered = sorted(groups, key=lambda g: (-g.num_tokens, g.index))
+    fewest = len(_filled(ordered, token_budget))
+    low, high = 1, token_budget
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(_filled(ordered, middle)) == fewest else (middle + 1, high)
+    return _filled(ordered, high)
+
+
+def _filled(ordered: Sequence[Group], token_budget: int) -> list[list[Group]]:
     parts: list[list[Group]] = []
-    for group in sorted(groups, key=lambda g: (-g.num_tokens, g.index)):
+    for group in ordered:
         if parts and parts[-1][0].num_tokens * (len(parts[-1]) + 1) <= token_budget:
             parts[-1].append(group)
         else:

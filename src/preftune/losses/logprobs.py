@@ -50,30 +50,51 @@ class Head:
 
 
 class _ChunkedLogProbs(torch.autograd.Function):
-    # Forward keeps only the log-sum-exp of each row; backward makes each chunk's logits again. One extra product with the
-    # head buys the memory of [N, V], which is most of a small model's step.
+    # The log-prob of a token is a number, so its gradient to the hidden state is one row [H]: with a frozen head the forward makes
+    # that row while it has the chunk's logits, and backward only scales it. A trained head's gradient sums over tokens with weights
+    # that only backward knows, so there each chunk's logits are made again: one more product with the head buys the memory of [N, V].
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: Head, temperature: float, chunk: int
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        head: Head,
+        temperature: float,
+        chunk: int,
+        learns: bool,
     ) -> tuple[Tensor, Tensor]:
         out = hidden.new_empty(len(hidden), dtype=_wide(hidden.dtype))
-        entropy = torch.empty_like(out)
-        lse = torch.empty_like(out)
+        entropy, lse = torch.empty_like(out), torch.empty_like(out)
+        frozen = learns and not any(ctx.needs_input_grad[1:3])
+        rows = torch.empty_like(hidden) if frozen else None
         for start in range(0, len(hidden), chunk):
             part = slice(start, start + chunk)
             logits = head.logits(hidden[part]) / temperature
-            lse[part] = logits.logsumexp(-1)
+            top = logits.amax(-1)
+            powers = (logits - top[:, None]).exp_()
+            total = powers.sum(-1)
+            lse[part] = top + total.log()
             out[part] = logits.gather(1, targets[part, None]).squeeze(1) - lse[part]
-            probs = (logits - lse[part, None]).exp_()
-            entropy[part] = lse[part] - (probs * logits).sum(-1)
-        ctx.save_for_backward(hidden, weight, bias, targets, lse)
-        ctx.head, ctx.temperature, ctx.chunk = head, temperature, chunk
+            entropy[part] = lse[part] - torch.linalg.vecdot(powers, logits) / total
+            if rows is not None:
+                slopes = _slopes(powers.div_(total[:, None]), logits, targets[part], head, temperature)
+                rows[part] = (slopes.to(weight.dtype) @ weight).to(hidden.dtype)
+        if frozen:
+            ctx.save_for_backward(rows)
+        else:
+            ctx.save_for_backward(hidden, weight, bias, targets, lse)
+        ctx.frozen, ctx.head, ctx.temperature, ctx.chunk = frozen, head, temperature, chunk
         ctx.mark_non_differentiable(entropy)
         return out, entropy
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.frozen:
+            (rows,) = ctx.saved_tensors
+            return (rows * grad_out[:, None].to(rows.dtype), *[None] * 7)
         hidden, weight, bias, targets, lse = ctx.saved_tensors
         head, temperature, chunk = ctx.head, ctx.temperature, ctx.chunk
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
@@ -82,13 +103,10 @@ class _ChunkedLogProbs(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias, dtype=_wide(bias.dtype)) if wants_bias else None
         for start in range(0, len(hidden), chunk):
             part = slice(start, start + chunk)
-            logits = head.logits(hidden[part])
-            grad_logits = (logits / temperature - lse[part, None]).exp_().neg_()
-            grad_logits.scatter_add_(1, targets[part, None], torch.ones_like(grad_logits[:, :1]))
-            grad_logits *= (grad_out[part, None] / temperature) * head.scale
-            if head.softcap:
-                grad_logits *= 1 - (logits / head.softcap) ** 2
-            grad_logits = grad_logits.to(weight.dtype)
+            logits = head.logits(hidden[part]) / temperature
+            probs = (logits - lse[part, None]).exp_()
+            slopes = _slopes(probs, logits, targets[part], head, temperature)
+            grad_logits = slopes.mul_(grad_out[part, None]).to(weight.dtype)
             if grad_hidden is not None:
                 grad_hidden[part] = (grad_logits @ weight).to(hidden.dtype)
             if grad_weight is not None:
@@ -99,11 +117,18 @@ class _ChunkedLogProbs(torch.autograd.Function):
             grad_hidden,
             grad_weight.to(weight.dtype) if grad_weight is not None else None,
             grad_bias.to(bias.dtype) if grad_bias is not None else None,
-            None,
-            None,
-            None,
-            None,
+            *[None] * 5,
         )
+
+
+def _slopes(probs: Tensor, logits: Tensor, targets: Tensor, head: Head, temperature: float) -> Tensor:
+    """Return d log-prob / d (h Wᵀ + b), float [n, V], in the memory of probs. logits: [n, V], divided by the temperature."""
+    slopes = probs.neg_()
+    slopes.scatter_add_(1, targets[:, None], torch.ones_like(slopes[:, :1]))
+    slopes *= head.scale / temperature
+    if head.softcap:
+        slopes *= 1 - (logits * (temperature / head.softcap)) ** 2
+    return slopes
 
 
 def token_logprobs(
@@ -121,7 +146,7 @@ def token_logprobs(
         raise ShapeError(f"hidden is {list(hidden.shape)} but ids is {list(ids.shape)}; the first two should be equal")
     rows = predicting(hidden, parent, mask)
     values, entropies = _ChunkedLogProbs.apply(  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        rows, head.weight, head.bias, ids[mask], head, temperature, chunk_tokens
+        rows, head.weight, head.bias, ids[mask], head, temperature, chunk_tokens, torch.is_grad_enabled() and rows.requires_grad
     )
     zeros = torch.zeros(ids.shape, dtype=values.dtype, device=hidden.device)
     return zeros.masked_scatter(mask, values), zeros.masked_scatter(mask, entropies)

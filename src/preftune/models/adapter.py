@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from preftune.config import Config
 from preftune.errors import ConfigError
 from preftune.models.load import unwrap
+from preftune.models.lora import LoraLinear
 
 
 class Adapter(Config):
@@ -45,6 +46,8 @@ def add_adapter(model: PreTrainedModel, adapter: Adapter, *, seed: int) -> PeftM
         raise ConfigError(f'"{missing[0]}" is not in this model', 'key "adapter.modules"', f"It has: {', '.join(present)}.")
     conv = any(isinstance(m, Conv1D) for m in model.modules())
     config = LoraConfig(r=adapter.rank, lora_alpha=adapter.alpha, lora_dropout=0.0, target_modules=modules, fan_in_fan_out=conv)
+    if not conv:
+        config._register_custom_module({nn.Linear: LoraLinear})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         wrapped: PeftModel = get_peft_model(model, config)
