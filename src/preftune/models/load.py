@@ -299,7 +299,7 @@ def tree_rows_agree(model: nn.Module, *, tolerance: float = 1e-3) -> bool:
     return bool((results[0] - results[1]).abs().max() < limit)
 
 
-CHUNK_TOKENS = 512  # rows of logits held at once: 100 MB at a vocabulary of 49,152
+CHUNK_TOKENS = 256  # rows of logits held at once: 50 MB at a vocabulary of 49,152
 
 
 def batch_logprobs(model: nn.Module, batch: TokenBatch, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
