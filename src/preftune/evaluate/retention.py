@@ -177,9 +177,7 @@ def measure(
     return RetentionMeasure(
         facts=tuple(_in_blocks(lambda block: _score_facts(model, prior, block), asked, f"{name}: facts", progress)),
         texts=tuple(_in_blocks(lambda block: _score_texts(model, block), passages, f"{name}: texts", progress, size=BLOCK // 4)),
-        functions=tuple(
-            _in_blocks(lambda block: _try_functions(model, block, seed), tasks, f"{name}: functions", progress, size=BLOCK // 4)
-        ),
+        functions=tuple(_in_blocks(lambda block: _try_functions(model, block, seed), tasks, f"{name}: functions", progress)),
         seed=seed,
         python=".".join(platform.python_version_tuple()[:2]),
     )

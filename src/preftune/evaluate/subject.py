@@ -20,7 +20,6 @@ from preftune.rollout.generate import Sample, generate
 from preftune.rollout.score import token_table
 
 TOKEN_BUDGET = 2048
-BATCH_ROWS = 64
 
 
 class Subject:
@@ -85,7 +84,6 @@ class Subject:
             seed=seed,
             stop_ids=self.renderer.stop_ids,
             pad_id=self.renderer.pad_id,
-            batch_rows=BATCH_ROWS,
             on_done=on_done,
         )
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from preftune.data.template import Renderer
 
-BATCH_ROWS = 64
 Outcome = Reply | RemoteError | None  # an answer, why there is none, or None where the prompt is too long
 
 
@@ -125,7 +124,6 @@ class LocalModel:
             seed=self.settings.seed,
             stop_ids=renderer.stop_ids,
             pad_id=renderer.pad_id,
-            batch_rows=BATCH_ROWS,
             # The first place and the attempt, so that a further run on the same prompt draws other numbers.
             keys=[f"{groups[p][0].prompt.id} place {groups[p][0].place} try {groups[p][0].attempt}" for p in fitting],
         )
