@@ -34,6 +34,7 @@ from preftune.progress import Progress
 from preftune.records import Message, Pair
 from preftune.tensors import TokenBatch
 from preftune.training.loop import Loop, peak_memory_gib
+from preftune.training.optim import Schedule
 
 
 class StageConfig(Config):
@@ -48,6 +49,15 @@ class StageConfig(Config):
     max_tokens: int = Field(2048, ge=16, description="longest prompt and answer together; longer ones are left out and counted")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps over which lr rises")
     max_grad_norm: float | None = Field(1.0, gt=0, description="longest gradient; null = any")
+
+
+class OfflineConfig(StageConfig):
+    """The keys that the stages share which learn from examples that are there (PPO makes its own as it goes)."""
+
+    epochs: int = Field(1, ge=1, description="passes over the data; more than 2 over-fit quickly (2203.02155)")
+    batch_size: int = Field(16, ge=1, description="examples an optimiser step; an example is a pair, or an answer for sft")
+    schedule: Schedule = Field("linear", description="how lr falls after the warm-up: constant (not at all), linear or cosine (to 0)")
+    weight_decay: float = Field(0.0, ge=0, description="share of a matrix, times lr, taken off it a step; never of norms and biases")
 
 
 S = TypeVar("S", bound=StageConfig)

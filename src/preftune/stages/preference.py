@@ -30,18 +30,16 @@ from preftune.models.adapter import trainable
 from preftune.models.checkpoint import save_whole
 from preftune.models.load import batch_logprobs, unwrap
 from preftune.progress import Progress, Silent
-from preftune.stages.common import Room, StageConfig, finish, named, open_room, pair_items, resolved, save_policy, start
+from preftune.stages.common import OfflineConfig, Room, finish, named, open_room, pair_items, resolved, save_policy, start
 from preftune.training.loop import Loop
 from preftune.training.optim import adamw, lr_at
 from preftune.training.plan import Plan, make_plan
 from preftune.training.step import Loss, mean_metric, train_step
 
 
-class DPOConfig(StageConfig):
+class DPOConfig(OfflineConfig):
     """Settings of `preftune train dpo`."""
 
-    epochs: int = Field(1, ge=1, description="passes over the pairs (1 to 3)")
-    batch_size: int = Field(16, ge=1, description="pairs an optimiser step")
     lr: float = Field(5e-5, gt=0, description="peak learning rate (5e-6 to 5e-5 for LoRA; 5e-7 to 5e-6 for all weights)")
     beta: float = Field(0.1, gt=0, description="pull to the reference: larger = stays nearer (2305.18290 uses 0.1)")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="measured share of flipped judgements; above 0 = cDPO")
@@ -57,7 +55,7 @@ def run(config: DPOConfig, out: Path = Path("runs"), *, progress: Progress | Non
     encoded = _encode(room)
     reference = reference_logprobs(room, encoded.groups, config.token_budget, work.path / "reference.pt", progress)
     weights = torch.tensor([pair.weight for pair in room.snapshot.train])
-    optimiser = adamw(room.model)
+    optimiser = adamw(room.model, weight_decay=config.weight_decay)
     total = _steps(config, encoded)
     loop = Loop(work, name="DPO", total=total, models={"policy": room.model}, optimisers={"policy": optimiser}, progress=progress)
 
@@ -81,7 +79,7 @@ def run(config: DPOConfig, out: Path = Path("runs"), *, progress: Progress | Non
 
     for step in loop.steps():
         picked = [encoded.groups[i] for i in batch_indices(len(encoded.groups), config.batch_size, step, seed=config.seed)]
-        lr = lr_at(step, total=total, lr=config.lr, warmup=config.warmup)
+        lr = lr_at(step, total=total, lr=config.lr, warmup=config.warmup, schedule=config.schedule)
         done = train_step(
             split_by_budget(picked, config.token_budget),
             count=lambda groups: float(weights[[g.index for g in groups]].sum()),

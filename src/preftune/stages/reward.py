@@ -31,7 +31,7 @@ from preftune.models.heads import end_scores, load_reward_model, save_reward_mod
 from preftune.models.load import unwrap
 from preftune.progress import Progress, Silent
 from preftune.rollout.score import score
-from preftune.stages.common import Room, StageConfig, finish, named, open_room, pair_items, resolved, start
+from preftune.stages.common import OfflineConfig, Room, finish, named, open_room, pair_items, resolved, start
 from preftune.training.loop import Loop
 from preftune.training.optim import adamw, lr_at
 from preftune.training.plan import Plan, make_plan
@@ -41,11 +41,9 @@ SCALE_PAIRS = 100  # training pairs whose scores give the mean and sd: enough fo
 CENTRING = 0.01  # fixes the free constant; accuracy does not move (Eisenstein et al. 2312.09244)
 
 
-class RewardConfig(StageConfig):
+class RewardConfig(OfflineConfig):
     """Settings of `preftune train reward`."""
 
-    epochs: int = Field(1, ge=1, description="passes over the pairs; reward models memorise pairs fast (2203.02155)")
-    batch_size: int = Field(16, ge=1, description="pairs an optimiser step")
     lr: float = Field(1e-4, gt=0, description="peak learning rate (1e-4 for LoRA; 9e-6 for all weights)")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="measured share of flipped judgements")
 
@@ -60,7 +58,7 @@ def run(config: RewardConfig, out: Path = Path("runs"), *, progress: Progress | 
     encoded = encode(room.renderer, pair_items(room.snapshot.train), max_tokens=room.max_tokens)
     held_out_pairs = _encode_held_out(room)  # so that what is wrong with them is said before training and not after
     weights = torch.tensor([pair.weight for pair in room.snapshot.train])
-    optimiser = adamw(room.model, eps=1e-5)
+    optimiser = adamw(room.model, eps=1e-5, weight_decay=config.weight_decay)
     total = _steps(config, encoded)
     loop = Loop(work, name="reward model", total=total, models={"reward": room.model}, optimisers={"reward": optimiser}, progress=progress)
 
@@ -77,7 +75,7 @@ def run(config: RewardConfig, out: Path = Path("runs"), *, progress: Progress | 
 
     for step in loop.steps():
         picked = [encoded.groups[i] for i in batch_indices(len(encoded.groups), config.batch_size, step, seed=config.seed)]
-        lr = lr_at(step, total=total, lr=config.lr, warmup=config.warmup)
+        lr = lr_at(step, total=total, lr=config.lr, warmup=config.warmup, schedule=config.schedule)
         done = train_step(
             split_by_budget(picked, config.token_budget),
             count=lambda groups: float(weights[[g.index for g in groups]].sum()),

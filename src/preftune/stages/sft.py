@@ -22,18 +22,16 @@ from preftune.models.adapter import trainable
 from preftune.models.load import batch_logprobs, unwrap
 from preftune.progress import Progress, Silent
 from preftune.records import Message
-from preftune.stages.common import Room, StageConfig, finish, named, open_room, resolved, save_policy, start
+from preftune.stages.common import OfflineConfig, Room, finish, named, open_room, resolved, save_policy, start
 from preftune.training.loop import Loop
 from preftune.training.optim import adamw, lr_at
 from preftune.training.plan import Plan, make_plan
 from preftune.training.step import Loss, train_step
 
 
-class SFTConfig(StageConfig):
+class SFTConfig(OfflineConfig):
     """Settings of `preftune train sft`."""
 
-    epochs: int = Field(1, ge=1, description="passes over the examples; more than 2 over-fit quickly (2203.02155)")
-    batch_size: int = Field(16, ge=1, description="examples an optimiser step")
     lr: float = Field(2e-4, gt=0, description="peak learning rate (2e-4 for LoRA; 1e-5 for all weights)")
 
 
@@ -45,7 +43,7 @@ def run(config: SFTConfig, out: Path = Path("runs"), *, progress: Progress | Non
         return final
     room = open_room(config, out, progress)
     encoded = _encode(room)
-    optimiser = adamw(room.model)
+    optimiser = adamw(room.model, weight_decay=config.weight_decay)
     total = _steps(config, encoded)
     loop = Loop(work, name="SFT", total=total, models={"policy": room.model}, optimisers={"policy": optimiser}, progress=progress)
 
@@ -57,7 +55,7 @@ def run(config: SFTConfig, out: Path = Path("runs"), *, progress: Progress | Non
 
     for step in loop.steps():
         chosen = [encoded.groups[i] for i in batch_indices(len(encoded.groups), config.batch_size, step, seed=config.seed)]
-        lr = lr_at(step, total=total, lr=config.lr, warmup=config.warmup)
+        lr = lr_at(step, total=total, lr=config.lr, warmup=config.warmup, schedule=config.schedule)
         done = train_step(
             split_by_budget(chosen, config.token_budget),
             count=lambda groups: float(sum(g.num_completion_tokens for g in groups)),

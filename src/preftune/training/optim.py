@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 import torch
 from torch import nn
 
 from preftune.models.adapter import trainable
 
+Schedule = Literal["constant", "linear", "cosine"]
+
 
 def adamw(model: nn.Module, *, eps: float = 1e-8, weight_decay: float = 0.0) -> torch.optim.AdamW:
-    """Return AdamW over the trained parameters; vectors (norms, biases) are never decayed. The step sets the learning rate."""
+    """Return AdamW over the trained parameters. The step sets the learning rate.
+
+    Decayed are matrices, embeddings among them; vectors (norms, biases, the magnitudes of DoRA) are not.
+    Source: Loshchilov & Hutter 1711.05101; the groups are those of transformers' Trainer, so that its settings carry over.
+    """
     parameters = list(trainable(model).values())
     matrices, vectors = [p for p in parameters if p.dim() > 1], [p for p in parameters if p.dim() <= 1]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, eps=eps)
 
 
-def lr_at(step: int, *, total: int, lr: float, warmup: float) -> float:
-    """Return the learning rate of optimiser step `step` (from 0): linear up over `warmup` (share of all), then linear to 0."""
+def lr_at(step: int, *, total: int, lr: float, warmup: float, schedule: Schedule = "linear") -> float:
+    """Return the learning rate of optimiser step `step` (from 0): linear up over `warmup` (share of all), then as `schedule` says.
+
+    constant stays at lr; linear and cosine (half a wave, Loshchilov & Hutter 1608.03983, eq. 5 without restarts) fall to 0, which
+    they would reach one step after the last.
+    """
     rising = max(1, round(warmup * total))
     if step < rising:
         return lr * (step + 1) / rising
-    return lr * (total - step) / max(1, total - rising)
+    left = (total - step) / max(1, total - rising)
+    match schedule:
+        case "constant":
+            return lr
+        case "linear":
+            return lr * left
+        case "cosine":
+            return lr * (1 - math.cos(math.pi * left)) / 2
