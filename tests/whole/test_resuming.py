@@ -20,6 +20,7 @@ from preftune.manifest import Work, read_manifest
 from preftune.progress import Silent
 from preftune.training import loop as loop_module
 from preftune.training.loop import Loop, read_metrics
+from preftune.training.reference import CACHE
 
 SHORT = {
     "sft": {"epochs": 1},
@@ -159,6 +160,15 @@ def test_dpo_killed_while_it_measures_the_reference(toy, elsewhere):
     with pytest.raises(KeyboardInterrupt):
         elsewhere.run("dpo", progress=KillAtTheReference(), **SHORT["dpo"])
     assert_same(elsewhere.run("dpo", **SHORT["dpo"]), undisturbed)
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["adapter", "all weights"])
+def test_dpo_whose_kept_reference_is_lost_measures_it_from_the_start_again(toy, elsewhere, saving_at_each_step, whole):
+    undisturbed = toy.run("dpo", whole=whole, **SHORT["dpo"])
+    with pytest.raises(KeyboardInterrupt):
+        elsewhere.run("dpo", whole=whole, progress=KillAfter(3), **SHORT["dpo"])
+    (elsewhere.folder / CACHE).unlink()
+    assert_same(elsewhere.run("dpo", whole=whole, **SHORT["dpo"]), undisturbed)
 
 
 @each_stage

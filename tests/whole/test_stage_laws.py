@@ -17,6 +17,7 @@ from preftune.models.load import load_causal_lm
 from preftune.rollout.generate import generate
 from preftune.stages import ppo, preference
 from preftune.training.loop import read_metrics
+from preftune.training.reference import Reference
 
 TWO_STEPS = {
     "sft": {"epochs": 1, "batch_size": 12},
@@ -156,8 +157,9 @@ def test_a_policy_that_moves_between_sampling_and_learning_stops_the_run(toy, mo
 def test_a_reference_that_is_not_the_start_is_refused(toy, monkeypatch):
     measure = preference.reference_logprobs
 
-    def from_elsewhere(*args):
-        return {index: sums - 0.5 for index, sums in measure(*args).items()}
+    def from_elsewhere(*args, **settings):
+        found = measure(*args, **settings)
+        return Reference({index: tuple(row - 0.5 / len(row) for row in rows) for index, rows in found.tokens.items()})
 
     monkeypatch.setattr(preference, "reference_logprobs", from_elsewhere)
     with pytest.raises(PreftuneError, match=r"^DPO step 1: policy and reference differ by 0\.5000 nats before anything was learned"):

@@ -1,6 +1,6 @@
 """Direct preference optimisation: the policy learns straight from pairs, without a reward model.
 
-    reference log-probs of every pair: once, before the first step (adapter off, or the start's weights), kept on disk
+    reference log-probs of every pair: once, before the first step (adapter off, or the start's weights), kept in the project
     for each optimiser step:
         take batch_size pairs (a function of the seed and the step); a pair is one row [prompt | chosen | rejected]
         h = Σ log π(answer) − Σ log ref(answer), for the chosen and the rejected answer
@@ -19,7 +19,6 @@ from pathlib import Path
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from preftune.data.batches import Encoded, Group, batch_indices, encode, split_by_budget
 from preftune.errors import PreftuneError
@@ -27,13 +26,13 @@ from preftune.losses.preference import dpo
 from preftune.losses.reduce import sequence_sum
 from preftune.losses.reward import accuracy
 from preftune.models.adapter import trainable
-from preftune.models.checkpoint import save_whole
 from preftune.models.load import batch_logprobs, unwrap
 from preftune.progress import Progress, Silent
 from preftune.stages.common import OfflineConfig, Room, finish, named, open_room, pair_items, resolved, save_policy, start
 from preftune.training.loop import Loop
 from preftune.training.optim import adamw, lr_at
 from preftune.training.plan import Plan, make_plan
+from preftune.training.reference import reference_logprobs
 from preftune.training.step import Loss, mean_metric, train_step
 
 
@@ -53,7 +52,15 @@ def run(config: DPOConfig, out: Path = Path("runs"), *, progress: Progress | Non
         return final
     room = open_room(config, out, progress)
     encoded = _encode(room)
-    reference = reference_logprobs(room, encoded.groups, config.token_budget, work.path / "reference.pt", progress)
+    reference = reference_logprobs(
+        room.model,
+        encoded.groups,
+        pad_id=room.renderer.pad_id,
+        tree=room.tree,
+        token_budget=config.token_budget,
+        project=room.project,
+        progress=progress,
+    )
     weights = torch.tensor([pair.weight for pair in room.snapshot.train])
     optimiser = adamw(room.model, weight_decay=config.weight_decay)
     total = _steps(config, encoded)
@@ -63,7 +70,7 @@ def run(config: DPOConfig, out: Path = Path("runs"), *, progress: Progress | Non
         batch = room.batch(groups)
         logprobs, _ = batch_logprobs(room.model, batch)
         sums = sequence_sum(logprobs, batch.sequence, batch.num_sequences)
-        logratios = sums - torch.stack([reference[g.index] for g in groups]).flatten().to(sums.device)
+        logratios = sums - reference.sums(groups).to(sums.device)
         chosen, rejected = logratios[0::2], logratios[1::2]
         values = dpo(chosen, rejected, beta=config.beta, label_smoothing=config.label_smoothing)
         return Loss(
@@ -95,7 +102,6 @@ def run(config: DPOConfig, out: Path = Path("runs"), *, progress: Progress | Non
             check_start(done.metrics)
         loop.log(step, {"loss/train": done.loss, **done.metrics, "lr": lr, "grad_norm": done.grad_norm})
     save_policy(room, work.path)
-    (work.path / "reference.pt").unlink()
     return finish(room, work, final, loop, encoded, steps=total)
 
 
@@ -108,28 +114,6 @@ def check_start(metrics: dict[str, float], *, tolerance: float = 1e-3) -> None:
             "DPO step 1",
             "The reference is not what training starts from: delete the unfinished run and start it again.",
         )
-
-
-@torch.no_grad()
-def reference_logprobs(room: Room, groups: list[Group], token_budget: int, cache: Path, progress: Progress) -> dict[int, Tensor]:
-    """Return Σ log ref of each answer, [2] a pair, by the pair's place in the snapshot.
-
-    The reference is the model as training starts, so this runs before the first step; the result is kept in the unfinished
-    run's folder, since a resumed run must not measure against weights that have moved.
-    """
-    if cache.exists():
-        saved: dict[int, Tensor] = torch.load(cache, weights_only=True)
-        return saved
-    result: dict[int, Tensor] = {}
-    with progress.stage("reference log-probs", len(groups), "pairs") as task:
-        for part in split_by_budget(groups, token_budget):
-            batch = room.batch(part)
-            logprobs, _ = batch_logprobs(room.model, batch)
-            sums = sequence_sum(logprobs, batch.sequence, batch.num_sequences).reshape(len(part), 2).cpu()
-            result.update({group.index: row for group, row in zip(part, sums, strict=True)})
-            task.advance(len(part))
-    save_whole(result, cache)
-    return result
 
 
 def plan(config: DPOConfig, out: Path = Path("runs")) -> Plan:
