@@ -15,7 +15,7 @@ import pytest
 from preftune import project
 from preftune._cli_inputs import Stage, base_under, evaluation_of, input_of, stage_functions
 from preftune.cli import main
-from preftune.errors import ConfigError, DataError, PreftuneError, Refused
+from preftune.errors import ConfigError, DataError, PreftuneError, Refused, Stopped
 from preftune.manifest import hash_folder, write_json
 
 COMMANDS = "demo init import mine sample label check advise snapshot export train evaluate report release config".split()
@@ -113,6 +113,7 @@ def test_the_version_is_printed(capsys):
             1,
             "Error: This is a fault in preftune: KeyError: 'oops'. Run it again with --debug to see where, and report it.\n",
         ),
+        (Stopped("stopped by SIGTERM after step 3 of 9, and saved", "SFT"), 0, "\nSFT: stopped by SIGTERM after step 3 of 9, and saved.\n"),
         (KeyboardInterrupt(), 130, "\nInterrupted. Nothing is lost: run the same command again to go on.\n"),
     ],
 )
@@ -261,7 +262,7 @@ def test_a_stage_is_planned_trained_found_again_and_not_resumed(capsys, tiny_mod
 
     code, _, err = run(capsys, *words, "--resume")
     assert code == 2
-    assert "there is no unfinished run with these settings. Leave --resume out to start one." in err
+    assert "runs: there is no unfinished sft run. Leave --resume out to start one." in err
 
     code, out, err = run(capsys, *words)
     trained = out.split()[0]
@@ -270,8 +271,9 @@ def test_a_stage_is_planned_trained_found_again_and_not_resumed(capsys, tiny_mod
     assert out.endswith(f"Next: preftune train dpo model={trained} data={data}\n")
     assert "SFT: done" in err
 
-    code, out, _ = run(capsys, *words)
-    assert (code, out.split(". Next")[0]) == (0, f"already there: {trained}")
+    for again in (words, [*words, "--resume"]):
+        code, out, _ = run(capsys, *again)
+        assert (code, out.split(". Next")[0]) == (0, f"already there: {trained}")
 
 
 @pytest.mark.slow
@@ -291,6 +293,9 @@ def test_an_unfinished_run_is_resumed(capsys, tiny_model_folder, monkeypatch):
     monkeypatch.setattr(loop.Loop, "log", interrupted)
     assert run(capsys, *words)[0] == 130
     monkeypatch.setattr(loop.Loop, "log", logged)
+    code, _, err = run(capsys, *words, "lr=1e-3", "adapter.rank=4", "--resume")
+    assert code == 2
+    assert "the unfinished sft run was begun with other settings: adapter.rank is 16 there and 4 here; lr is 0.0002" in err
     code, _, err = run(capsys, *words, "--resume")
     assert code == 0
     assert "2 done before" in err

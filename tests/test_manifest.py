@@ -14,7 +14,7 @@ import pytest
 
 from preftune import manifest
 from preftune.errors import PreftuneError
-from preftune.manifest import begin, folder_id, hash_file, hash_folder, read_manifest, write_json
+from preftune.manifest import begin, differences, folder_id, hash_file, hash_folder, read_manifest, write_json
 
 INPUTS, CONFIG = {"data": "abc"}, {"lr": 1e-5}
 
@@ -28,6 +28,14 @@ def make(parent: Path, **facts) -> Path:
 
 def full_disk(*_: object, **__: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_what_differs_is_told_by_its_dotted_key_with_both_values():
+    before = {"lr": 1.0, "adapter": {"rank": 8, "alpha": 16}, "data": "a", "same": [1, 2], "gone": 3}
+    now = {"lr": 2.0, "adapter": {"rank": 4, "alpha": 16}, "data": "a", "same": [1, 2], "new": {"x": 1}}
+    assert differences(before, now) == {"adapter.rank": (8, 4), "gone": (3, None), "lr": (1.0, 2.0), "new": (None, {"x": 1})}
+    assert differences({"adapter": None}, {"adapter": {"rank": 4}}) == {"adapter": (None, {"rank": 4})}
+    assert differences(before, before) == {}
 
 
 def test_the_same_command_twice_finds_the_folder_that_is_there(tmp_path):

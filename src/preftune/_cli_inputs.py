@@ -65,17 +65,6 @@ def stage_config(stage: Stage, kind: StageFunctions, settings: list[str]) -> Con
     return load_config(kind.config, path, overrides, stage=stage.value, defaults={"model": project.model})
 
 
-def insist_on_unfinished(stage: Stage, kind: StageFunctions, config: Any, out: Path) -> None:
-    """Raise ConfigError unless a run with these settings was begun and not finished."""
-    from preftune.errors import ConfigError
-    from preftune.manifest import folder_id
-    from preftune.stages.common import resolved
-
-    config, hashes = resolved(config, out, kind.inputs)
-    if not (out / f".{folder_id(stage.value, hashes, config.model_dump(mode='json'))}.partial").exists():
-        raise ConfigError("there is no unfinished run with these settings", str(out), "Leave --resume out to start one.")
-
-
 def after_training(stage: Stage, run: Path) -> str:
     """Return the command that comes after a run of this stage."""
     from preftune.manifest import read_manifest

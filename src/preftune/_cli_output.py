@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from preftune.errors import PreftuneError
+from preftune.errors import PreftuneError, Stopped
 
 INTERRUPTED = 130
 
@@ -25,6 +25,9 @@ def run_app(app: Callable[..., Any], argv: Sequence[str], *, debug: bool) -> int
         if code == INTERRUPTED:
             print("\nInterrupted. Nothing is lost: run the same command again to go on.", file=sys.stderr)
         return code
+    except Stopped as stopped:
+        print(f"\n{stopped}", file=sys.stderr)
+        return stopped.exit_code
     except PreftuneError as error:
         _show(str(error), debug=debug)
         return error.exit_code

@@ -23,7 +23,6 @@ from preftune._cli_inputs import (
     base_under,
     evaluation_of,
     input_of,
-    insist_on_unfinished,
     stage_config,
     stage_functions,
 )
@@ -136,12 +135,13 @@ def train(
     ] = None,
     out: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan: tokens, steps, memory, time.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Insist that there is an unfinished run to go on with.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Insist that such a run was begun, or say what differs.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train one stage: sft, reward, dpo or ppo.
 
-    An interrupted run goes on where it was when the same command is typed again. All keys: preftune config STAGE
+    Ctrl-C and SIGTERM save and leave with exit code 0; the same command again goes on where it was, to the same result.
+    All keys: preftune config STAGE
 
     Example: preftune train dpo data=snapshots/ID lr=2e-5 --dry-run
     """
@@ -158,7 +158,9 @@ def train(
             print("\n".join(plan.lines()))
         return
     if resume:
-        insist_on_unfinished(stage, kind, config, out)
+        from preftune.stages.common import insist_on_unfinished
+
+        insist_on_unfinished(stage.value, config, out, kind.inputs)
     run = kind.run(config, out, progress=for_terminal())
     print_result(run, started, after_training(stage, run), as_json=as_json)
 

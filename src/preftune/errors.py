@@ -52,5 +52,11 @@ class ShapeError(PreftuneError):
     """Two tensors that speak of the same tokens have different shapes."""
 
 
+class Stopped(PreftuneError):
+    """The work was asked to stop (Ctrl-C, SIGTERM), and everything that it needs to go on is saved."""
+
+    exit_code = 0
+
+
 class Refused(PreftuneError):
     """The gate does not let a model be released."""

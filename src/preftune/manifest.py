@@ -83,6 +83,18 @@ def folder_id(kind: str, inputs: dict[str, str], config: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def differences(before: dict[str, Any], now: dict[str, Any], *, path: str = "") -> dict[str, tuple[Any, Any]]:
+    """Return what differs between two nested dicts: dotted key → (value before, value now), None where it is not there."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found |= differences(old, new, path=f"{path}{key}.")
+        elif old != new:
+            found[f"{path}{key}"] = (old, new)
+    return found
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Return a folder's manifest. Raises PreftuneError where there is none or it cannot be read."""
     path = folder / MANIFEST

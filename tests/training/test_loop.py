@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from preftune.errors import PreftuneError
+from preftune.errors import PreftuneError, Stopped
 from preftune.manifest import begin
 from preftune.progress import Silent
 from preftune.training import loop as loop_module
@@ -140,6 +141,71 @@ def test_a_process_killed_without_warning_leaves_a_run_that_goes_on(tmp_path, un
     assert loop.start == 4
     assert rows(loop) == undisturbed[0]
     assert torch.equal(model.weight, undisturbed[1])
+
+
+def test_what_is_drawn_from_torch_itself_goes_on_too(tmp_path):
+    def draws(runs: Path, *, kill_at: int | None = None) -> list[float]:
+        loop, _, _ = open_loop(runs)
+        for step in loop.steps():
+            loop.log(step, {"drawn": float(torch.rand(()))})
+            if step == kill_at:
+                raise Killed
+            loop.save(step + 1)
+        return [row["drawn"] for row in read_metrics(loop.work.path)]
+
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        expected = draws(tmp_path / "undisturbed")
+        torch.manual_seed(5)
+        with pytest.raises(Killed):
+            draws(tmp_path / "killed", kill_at=4)
+        torch.manual_seed(6)  # another process, another state
+        assert draws(tmp_path / "killed") == expected
+    assert len(set(expected)) == TOTAL
+
+
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
+def test_a_signal_ends_the_run_after_its_step_and_saves_it(tmp_path, undisturbed, number, name):
+    before = signal.getsignal(number)
+    with pytest.raises(
+        Stopped, match=rf"^test: stopped by {name} after step 4 of 8, and saved\. The same command again goes on from there\.$"
+    ):
+        train(tmp_path, kill_at=3, kill=lambda: os.kill(os.getpid(), number))
+    assert signal.getsignal(number) is before
+    loop, model = train(tmp_path)
+    assert loop.start == 4
+    assert rows(loop) == undisturbed[0]
+    assert torch.equal(model.weight, undisturbed[1])
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path):
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, kill_at=3, kill=twice)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert open_loop(tmp_path)[0].start == 0
+
+
+def test_the_steps_run_in_a_thread_too_where_signals_do_not_reach(tmp_path, undisturbed):
+    with ThreadPoolExecutor(1) as pool:
+        loop, _ = pool.submit(train, tmp_path).result()
+    assert rows(loop) == undisturbed[0]
+
+
+def test_weights_that_are_not_finite_never_replace_a_good_checkpoint(tmp_path):
+    loop, model, _ = open_loop(tmp_path)
+    before = (loop.work.path / CHECKPOINT).read_bytes()
+    with torch.no_grad():
+        model.weight[0, 1] = float("nan")
+    with pytest.raises(
+        PreftuneError, match=r"checkpoint\.pt: weight is not finite after step 3\. The checkpoint before it stands; lower lr\."
+    ):
+        loop.save(3)
+    assert (loop.work.path / CHECKPOINT).read_bytes() == before
 
 
 def test_seconds_count_on_over_the_kill(tmp_path):

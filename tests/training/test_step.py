@@ -121,9 +121,9 @@ def test_a_loss_that_is_not_finite_stops_before_anything_changes_and_names_the_b
 
 def test_a_gradient_that_is_not_finite_stops_before_anything_changes():
     weight = nn.Parameter(torch.zeros(()))
-    with pytest.raises(PreftuneError, match=r"step 1: the gradient's norm is (inf|nan)"):
+    with pytest.raises(PreftuneError, match=r"step 1: the gradient's norm is (inf|nan) on rows 7; rows 8\. The last good"):
         train_step(
-            [0],
+            [7, 8],
             count=lambda _: 1.0,
             loss=lambda _: Loss(weight.sqrt()[None], torch.ones(1)),  # finite at 0, its slope is not
             parameters=[weight],
@@ -131,6 +131,7 @@ def test_a_gradient_that_is_not_finite_stops_before_anything_changes():
             lr=0.1,
             max_grad_norm=1.0,
             where="step 1",
+            name_batch=lambda part: f"rows {part}",
         )
     assert weight.item() == 0
 

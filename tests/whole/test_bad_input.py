@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -271,7 +272,7 @@ def test_a_full_disk_at_the_first_save_is_met_before_any_step(capsys, project, m
     assert "checkpoint.pt: the disk is full (" in said
     assert said.endswith("Nothing that was written before is lost: make room and run the same command again.")
     (partial,) = project.out.glob(".*.partial")
-    assert [p.name for p in partial.iterdir()] == []
+    assert [p.name for p in partial.iterdir()] == ["begun.json"]
 
 
 def test_a_full_disk_in_the_middle_leaves_the_checkpoint_before_and_the_run_goes_on(toy, project, monkeypatch):
@@ -288,7 +289,7 @@ def test_a_full_disk_in_the_middle_leaves_the_checkpoint_before_and_the_run_goes
         with pytest.raises(DiskError, match="the disk is full"):
             project.run("sft", epochs=1)
     (partial,) = project.out.glob(".*.partial")
-    assert sorted(p.name for p in partial.iterdir()) == ["checkpoint.pt", "metrics.jsonl"]
+    assert sorted(p.name for p in partial.iterdir()) == ["begun.json", "checkpoint.pt", "metrics.jsonl"]
     assert torch.load(partial / "checkpoint.pt", weights_only=True)["step"] == 2
     run = project.run("sft", epochs=1)
     for name in ("adapter_model.safetensors", "adapter_config.json"):
@@ -330,8 +331,10 @@ def test_a_loss_that_is_no_number_names_the_rows_and_nothing_counts_as_finished(
     code, said = train(capsys, project, "sft")
     assert code == 1
     assert said.startswith(f"Error: SFT step 1: the loss is {bad} on rows ")
-    rows = {int(n) for n in said.split(" on rows ")[1].split(".")[0].split(", ")}
-    assert rows <= set(range(24))
+    examples = load_snapshot(project.data).chosen_as_demonstrations()
+    named = re.findall(r"(\d+) \(prompt ([^)]+)\)", said)
+    assert named
+    assert all(examples[int(row)].group == prompt for row, prompt in named)
     assert said.endswith("The last good checkpoint stands; lower lr, or see the rows.")
     assert not finished(project)
     monkeypatch.setattr(sft, "batch_logprobs", honest)

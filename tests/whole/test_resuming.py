@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from preftune.errors import Stopped
 from preftune.manifest import Work, read_manifest
 from preftune.progress import Silent
 from preftune.training import loop as loop_module
@@ -185,31 +185,75 @@ def test_another_seed_or_setting_is_another_run(toy):
     assert len(ids) == 3
 
 
-RUN_PPO = """
-import sys
+RUN = """
+import os, signal, sys
+from contextlib import contextmanager
 from pathlib import Path
-from preftune.stages import ppo
+import torch
+from preftune import stages
+from preftune.progress import Silent
+from preftune.stages import ppo, preference, reward, sft
 from preftune.training import loop
+
+class KillAfter(Silent):
+    counts, left = False, int(sys.argv[4])
+
+    @contextmanager
+    def stage(self, name, total=None, unit="steps", *, done=0):
+        KillAfter.counts = unit == "steps"
+        yield self
+
+    def advance(self, n=1, **metrics):
+        KillAfter.left -= self.counts
+        if KillAfter.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+torch.set_num_threads(1)
 loop.SAVE_EVERY_SECONDS = loop.SAVE_SHARE = 0
-ppo.run(ppo.PPOConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2]))
+run, config = {
+    "sft": (sft.run, sft.SFTConfig),
+    "reward": (reward.run, reward.RewardConfig),
+    "dpo": (preference.run, preference.DPOConfig),
+    "ppo": (ppo.run, ppo.PPOConfig),
+}[sys.argv[1]]
+run(config.model_validate_json(sys.argv[2]), Path(sys.argv[3]), progress=KillAfter())
 """
 
 
 @pytest.mark.slow
-def test_kill_dash_9_in_the_middle_loses_nothing(toy, elsewhere):
-    longer = {**SHORT["ppo"], "steps": 12}
-    config = elsewhere.config("ppo", **settings(elsewhere, "ppo") | longer)
-    words = [sys.executable, "-c", RUN_PPO, config.model_dump_json(), str(elsewhere.out)]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    deadline = time.monotonic() + 200
-    while process.poll() is None and time.monotonic() < deadline:
-        if any(file.read_bytes().count(b"\n") >= 3 for file in elsewhere.out.glob(".*.partial/metrics.jsonl")):
-            break
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    said, _ = process.communicate()
-    assert process.returncode == -signal.SIGKILL, said.decode()
+@each_stage
+def test_killed_without_warning_at_several_steps_it_still_ends_with_the_same_bytes(toy, elsewhere, stage):
+    config = elsewhere.config(stage, **settings(elsewhere, stage)).model_dump_json()
+    for saved in (1, 2):  # killed as the second step of each start is told: one step is saved at each
+        words = [sys.executable, "-c", RUN, stage, config, str(elsewhere.out), "2"]
+        killed = subprocess.run(words, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        (partial,) = elsewhere.out.glob(".*.partial")
+        assert torch.load(partial / "checkpoint.pt", weights_only=True)["step"] == saved
+    assert_same(elsewhere.run(stage, **settings(elsewhere, stage)), toy.run(stage, **settings(toy, stage)))
+
+
+class SignalAfter(KillAfter):
+    """Sends this process a signal once so many optimiser steps are logged, as `kill` or a queue does."""
+
+    def __init__(self, steps: int, number: int) -> None:
+        super().__init__(steps)
+        self.number = number
+
+    def advance(self, n: int = 1, **metrics: float) -> None:
+        try:
+            super().advance(n, **metrics)
+        except KeyboardInterrupt:
+            os.kill(os.getpid(), self.number)
+
+
+@each_stage
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_asked_to_stop_it_saves_says_how_to_go_on_and_ends_as_never_stopped(toy, elsewhere, stage, number):
+    undisturbed = toy.run(stage, **settings(toy, stage))
+    with pytest.raises(Stopped, match=r"after step 2 of 4, and saved\. The same command again goes on from there\.") as stopped:
+        elsewhere.run(stage, progress=SignalAfter(2, number), **settings(elsewhere, stage))
+    assert stopped.value.exit_code == 0
     (partial,) = elsewhere.out.glob(".*.partial")
-    assert torch.load(partial / "checkpoint.pt", weights_only=True)["step"] > 0
-    undisturbed = toy.run("ppo", **settings(toy, "ppo") | longer)
-    assert_same(elsewhere.run("ppo", **settings(elsewhere, "ppo") | longer), undisturbed)
+    assert torch.load(partial / "checkpoint.pt", weights_only=True)["step"] == 2
+    assert_same(elsewhere.run(stage, **settings(elsewhere, stage)), undisturbed)

@@ -65,12 +65,20 @@ def _open_to_readers(folder: Path) -> None:
 
 
 def save_training(path: Path, *, models: Mapping[str, nn.Module], optimisers: Mapping[str, Optimizer], step: int, state: Any) -> None:
-    """Write what a run needs to go on (trained weights, optimisers, step, the stage's own state), whole or not at all."""
+    """Write what a run needs to go on, whole or not at all: trained weights, optimisers, step, torch's random state, the stage's own.
+
+    Raises PreftuneError where a weight is not finite, so that the last good checkpoint is never written over by a bad one.
+    """
+    for model in models.values():
+        for key, parameter in trainable(model).items():
+            if not bool(parameter.isfinite().all()):
+                raise PreftuneError(f"{key} is not finite after step {step}", str(path), "The checkpoint before it stands; lower lr.")
     content = {
         "step": step,
         "state": state,
         "models": {name: {k: p.detach() for k, p in trainable(m).items()} for name, m in models.items()},
         "optimisers": {name: o.state_dict() for name, o in optimisers.items()},
+        "random": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []},
     }
     save_whole(content, path)
 
@@ -90,7 +98,7 @@ def save_whole(content: Any, path: Path) -> None:
 
 
 def load_training(path: Path, *, models: Mapping[str, nn.Module], optimisers: Mapping[str, Optimizer]) -> tuple[int, Any] | None:
-    """Put a saved run's weights and optimisers back in place. Returns (step, state), or None where nothing was saved.
+    """Put a saved run's weights, optimisers and random state back in place. Returns (step, state), or None where nothing was saved.
 
     Raises PreftuneError where the file is broken.
     """
@@ -112,4 +120,8 @@ def load_training(path: Path, *, models: Mapping[str, nn.Module], optimisers: Ma
                 parameter.copy_(saved[key])
     for name, optimiser in optimisers.items():
         optimiser.load_state_dict(content["optimisers"][name])
+    # Our own draws come from seeds of (run, step, example) and need no state; this is for a model or library that draws by itself.
+    torch.set_rng_state(content["random"]["cpu"])
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(content["random"]["cuda"])
     return int(content["step"]), content["state"]

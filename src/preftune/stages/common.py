@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,9 +14,10 @@ from torch import nn
 from preftune.config import Config
 from preftune.data.batches import Encoded, Group, collate
 from preftune.data.snapshot import Snapshot, load_snapshot
+from preftune.data.snapshot_files import Example
 from preftune.data.template import Renderer
 from preftune.errors import ConfigError
-from preftune.manifest import Work, begin, disk_errors, hash_folder, write_json
+from preftune.manifest import MANIFEST, Work, begin, differences, disk_errors, folder_id, hash_folder, versions, write_json
 from preftune.models.adapter import Adapter, add_adapter, trainable
 from preftune.models.checkpoint import save_model, save_tokenizer
 from preftune.models.load import (
@@ -59,6 +60,8 @@ class OfflineConfig(StageConfig):
     schedule: Schedule = Field("linear", description="how lr falls after the warm-up: constant (not at all), linear or cosine (to 0)")
     weight_decay: float = Field(0.0, ge=0, description="share of a matrix, times lr, taken off it a step; never of norms and biases")
 
+
+BEGUN = "begun.json"  # what an unfinished run was begun with; the manifest says it of a finished one
 
 S = TypeVar("S", bound=StageConfig)
 
@@ -107,7 +110,36 @@ def start(kind: str, config: S, out: Path, names: tuple[str, ...] = ("data", "mo
     """Return (config with resolved paths, the run's folder, the work to do); no work where the same run is there already."""
     config, hashes = resolved(config, out, names)
     final, work = begin(out, kind, hashes, config.model_dump(mode="json"))
+    if work is not None:
+        write_json(work.path / BEGUN, _begun(kind, hashes, config))
     return config, final, work
+
+
+def _begun(kind: str, hashes: dict[str, str], config: Config) -> dict[str, Any]:
+    return {"kind": kind, "preftune": versions().get("preftune", ""), "inputs": hashes, "config": config.model_dump(mode="json")}
+
+
+def insist_on_unfinished(kind: str, config: Any, out: Path, names: tuple[str, ...] = ("data", "model")) -> None:
+    """Raise ConfigError unless a run with these settings was begun; where one was begun with others, name each difference.
+
+    A run that is finished already is no error: there is nothing left to do.
+    """
+    config, hashes = resolved(config, out, names)
+    name = folder_id(kind, hashes, config.model_dump(mode="json"))
+    if (out / name / MANIFEST).exists() or (out / f".{name}.partial" / BEGUN).exists():
+        return
+    wanted = _begun(kind, hashes, config)
+    begun = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob(f".*.partial/{BEGUN}"))}
+    found = {name: differences(said, wanted) for name, said in begun.items() if said["kind"] == kind}
+    if not found:
+        raise ConfigError(f"there is no unfinished {kind} run", str(out), "Leave --resume out to start one.")
+    nearest = min(found, key=lambda name: len(found[name]))
+    said = "; ".join(f"{key.removeprefix('config.')} is {before} there and {now} here" for key, (before, now) in found[nearest].items())
+    raise ConfigError(
+        f"the unfinished {kind} run was begun with other settings: {said}",
+        str(out / nearest),
+        "Set them as they are there, or leave --resume out to start a new run.",
+    )
 
 
 def open_room(config: StageConfig, out: Path, progress: Progress) -> Room:
@@ -134,6 +166,7 @@ def load_policy(base: Path, adapter: Adapter | None, *, seed: int) -> nn.Module:
 def finish(room: Room, work: Work, final: Path, loop: Loop, encoded: Encoded, **facts: Any) -> Path:
     """Drop the checkpoint and give the folder its final name; the stage has saved its result in it."""
     loop.close()
+    (work.path / BEGUN).unlink()
     return work.finish(
         final,
         data=encoded.facts(),
@@ -168,9 +201,9 @@ def save_adapter(model: Any, folder: Path, *, base: str) -> None:
         file.chmod(0o644)
 
 
-def named(groups: list[Group]) -> str:
-    """Name a micro-batch for an error: the places of its examples in the snapshot."""
-    return "rows " + ", ".join(str(g.index) for g in groups)
+def namer(examples: Sequence[Pair | Example]) -> Callable[[list[Group]], str]:
+    """Return what names a micro-batch of these for an error: the place of each in the data, from 0, and its prompt's id."""
+    return lambda groups: "rows " + ", ".join(f"{g.index} (prompt {examples[g.index].group or 'unnamed'})" for g in groups)
 
 
 def pair_items(pairs: Iterable[Pair]) -> list[tuple[Sequence[Message], list[str]]]:

@@ -28,7 +28,7 @@ from preftune.losses.reward import accuracy
 from preftune.models.adapter import trainable
 from preftune.models.load import batch_logprobs, unwrap
 from preftune.progress import Progress, Silent
-from preftune.stages.common import OfflineConfig, Room, finish, named, open_room, pair_items, resolved, save_policy, start
+from preftune.stages.common import OfflineConfig, Room, finish, namer, open_room, pair_items, resolved, save_policy, start
 from preftune.training.loop import Loop
 from preftune.training.optim import adamw, lr_at
 from preftune.training.plan import Plan, make_plan
@@ -96,7 +96,7 @@ def run(config: DPOConfig, out: Path = Path("runs"), *, progress: Progress | Non
             lr=lr,
             max_grad_norm=config.max_grad_norm,
             where=f"DPO step {step + 1}",
-            name_batch=named,
+            name_batch=namer(room.snapshot.train),
         )
         if step == 0:
             check_start(done.metrics)

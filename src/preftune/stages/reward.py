@@ -31,7 +31,7 @@ from preftune.models.heads import end_scores, load_reward_model, save_reward_mod
 from preftune.models.load import unwrap
 from preftune.progress import Progress, Silent
 from preftune.rollout.score import score
-from preftune.stages.common import OfflineConfig, Room, finish, named, open_room, pair_items, resolved, start
+from preftune.stages.common import OfflineConfig, Room, finish, namer, open_room, pair_items, resolved, start
 from preftune.training.loop import Loop
 from preftune.training.optim import adamw, lr_at
 from preftune.training.plan import Plan, make_plan
@@ -85,7 +85,7 @@ def run(config: RewardConfig, out: Path = Path("runs"), *, progress: Progress | 
             lr=lr,
             max_grad_norm=config.max_grad_norm,
             where=f"reward step {step + 1}",
-            name_batch=named,
+            name_batch=namer(room.snapshot.train),
         )
         loop.log(step, {"loss/train": done.loss, **done.metrics, "lr": lr, "grad_norm": done.grad_norm})
 

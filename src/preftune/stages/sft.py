@@ -18,11 +18,12 @@ from pathlib import Path
 from pydantic import Field
 
 from preftune.data.batches import Encoded, Group, batch_indices, encode, split_by_budget
+from preftune.data.snapshot_files import Example
 from preftune.models.adapter import trainable
 from preftune.models.load import batch_logprobs, unwrap
 from preftune.progress import Progress, Silent
 from preftune.records import Message
-from preftune.stages.common import OfflineConfig, Room, finish, named, open_room, resolved, save_policy, start
+from preftune.stages.common import OfflineConfig, Room, finish, namer, open_room, resolved, save_policy, start
 from preftune.training.loop import Loop
 from preftune.training.optim import adamw, lr_at
 from preftune.training.plan import Plan, make_plan
@@ -42,7 +43,8 @@ def run(config: SFTConfig, out: Path = Path("runs"), *, progress: Progress | Non
     if work is None:
         return final
     room = open_room(config, out, progress)
-    encoded = _encode(room)
+    examples = _examples(room)
+    encoded = _encode(room, examples)
     optimiser = adamw(room.model, weight_decay=config.weight_decay)
     total = _steps(config, encoded)
     loop = Loop(work, name="SFT", total=total, models={"policy": room.model}, optimisers={"policy": optimiser}, progress=progress)
@@ -65,7 +67,7 @@ def run(config: SFTConfig, out: Path = Path("runs"), *, progress: Progress | Non
             lr=lr,
             max_grad_norm=config.max_grad_norm,
             where=f"SFT step {step + 1}",
-            name_batch=named,
+            name_batch=namer(examples),
         )
         loop.log(step, {"loss/train": done.loss, **done.metrics, "lr": lr, "grad_norm": done.grad_norm})
     save_policy(room, work.path)
@@ -75,7 +77,7 @@ def run(config: SFTConfig, out: Path = Path("runs"), *, progress: Progress | Non
 def plan(config: SFTConfig, out: Path = Path("runs")) -> Plan:
     """Say what the run will take, without starting it."""
     room = open_room(resolved(config, out)[0], out, Silent())
-    encoded = _encode(room)
+    encoded = _encode(room, _examples(room))
     return make_plan(
         "sft",
         unwrap(room.model),
@@ -88,8 +90,11 @@ def plan(config: SFTConfig, out: Path = Path("runs")) -> Plan:
     )
 
 
-def _encode(room: Room) -> Encoded:
-    examples = [*room.snapshot.demonstrations, *room.snapshot.chosen_as_demonstrations()]
+def _examples(room: Room) -> list[Example]:
+    return [*room.snapshot.demonstrations, *room.snapshot.chosen_as_demonstrations()]
+
+
+def _encode(room: Room, examples: Sequence[Example]) -> Encoded:
     items: list[tuple[Sequence[Message], list[str]]] = [(e.messages, [e.completion]) for e in examples]
     return encode(room.renderer, items, max_tokens=room.max_tokens)
 

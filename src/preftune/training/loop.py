@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
+from preftune.errors import Stopped
 from preftune.manifest import Work, disk_errors
 from preftune.models.checkpoint import load_training, save_training
-from preftune.progress import Progress
+from preftune.progress import Progress, Task
 
 CHECKPOINT = "checkpoint.pt"
 METRICS = "metrics.jsonl"
@@ -57,12 +61,22 @@ class Loop:
         return self._kept_seconds + time.monotonic() - self._began
 
     def steps(self) -> Iterator[int]:
-        """Yield the number of each step that is still to do, saving now and then and at the end."""
+        """Yield the number of each step that is still to do, saving now and then and at the end.
+
+        Raises Stopped on the first SIGTERM or Ctrl-C, once the step under way is done and saved; the second does what it always does.
+        """
         saved = time.monotonic()
-        with self.progress.stage(self.name, self.total, "steps", done=self.start) as bar:
+        with self.progress.stage(self.name, self.total, "steps", done=self.start) as bar, asked_to_stop(bar) as asked:
             self._bar = bar
             for step in range(self.start, self.total):
                 yield step
+                if asked:
+                    self.save(step + 1)
+                    raise Stopped(
+                        f"stopped by {asked[0]} after step {step + 1} of {self.total}, and saved",
+                        self.name,
+                        "The same command again goes on from there.",
+                    )
                 if time.monotonic() - saved > max(SAVE_EVERY_SECONDS, SAVE_SHARE * self._save_seconds) and step + 1 < self.total:
                     self.save(step + 1)
                     saved = time.monotonic()
@@ -100,6 +114,30 @@ class Loop:
                     temporary.replace(path)
                 finally:
                     temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def asked_to_stop(task: Task) -> Iterator[list[str]]:
+    """Yield a list that is empty until SIGTERM or Ctrl-C comes, and then holds that signal's name; the second one acts as before.
+
+    Signals reach the main thread alone; elsewhere the list stays empty.
+    """
+    asked: list[str] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def remember(number: int, frame: Any) -> None:
+        asked.append("Ctrl-C" if number == signal.SIGINT else "SIGTERM")
+        signal.signal(number, before[signal.Signals(number)])
+        task.note(f"{asked[-1]}: stopping once this step is done; once more to stop at once.")
+
+    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _step_of(line: bytes) -> float:

@@ -20,6 +20,8 @@ from preftune.losses.reduce import weighted_sum
 
 T = TypeVar("T")
 
+NOT_FINITE = "The last good checkpoint stands; lower lr, or see the rows."
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -69,7 +71,7 @@ def train_step(
             raise PreftuneError(
                 f"the loss is {share.item()} on {name_batch(part) or 'this batch'}",
                 where,
-                "The last good checkpoint stands; lower lr, or see the rows.",
+                NOT_FINITE,
             )
         share.backward()
         loss_sum += share.item()
@@ -79,7 +81,8 @@ def train_step(
     trained = [p for p in parameters if p.grad is not None]
     norm = float(torch.nn.utils.clip_grad_norm_(trained, max_grad_norm if max_grad_norm is not None else math.inf))
     if not math.isfinite(norm):
-        raise PreftuneError(f"the gradient's norm is {norm}", where, "The last good checkpoint stands; lower lr.")
+        names = "; ".join(filter(None, map(name_batch, parts))) or "this batch"
+        raise PreftuneError(f"the gradient's norm is {norm} on {names}", where, NOT_FINITE)
     for group in optimiser.param_groups:
         group["lr"] = lr
     optimiser.step()
