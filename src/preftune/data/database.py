@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -100,13 +101,20 @@ def insert_new(connection: Connection, table: Table, columns: dict[str, list[Any
     What SQLAlchemy's own `execute` does, but column by column instead of value by value, since this is most of an import's time.
     """
     dialect = connection.dialect
-    insert = postgresql.insert(table) if dialect.name == "postgresql" else sqlite.insert(table)
-    compiled = insert.on_conflict_do_nothing(index_elements=["id"]).compile(dialect=dialect, column_keys=list(columns))
-    names = list(compiled.positiontup or ()) if compiled.positional else list(columns)
+    statement, places = _insertion(table, tuple(columns), dialect)
+    names = places or list(columns)
     rows: list[Any] = list(zip(*(_bound(columns[name], table.c[name], dialect) for name in names), strict=True))
-    if not compiled.positional:
+    if places is None:
         rows = [dict(zip(names, row, strict=True)) for row in rows]
-    connection.exec_driver_sql(str(compiled), rows)
+    connection.exec_driver_sql(statement, rows)
+
+
+@lru_cache(64)
+def _insertion(table: Table, names: tuple[str, ...], dialect: Dialect) -> tuple[str, list[str] | None]:
+    # Kept, as compiling takes longer than writing a row. Returns the statement and, where the driver counts places, the column at each.
+    insert = postgresql.insert(table) if dialect.name == "postgresql" else sqlite.insert(table)
+    compiled = insert.on_conflict_do_nothing(index_elements=["id"]).compile(dialect=dialect, column_keys=list(names))
+    return str(compiled), list(compiled.positiontup or ()) if compiled.positional else None
 
 
 def _bound(values: list[Any], column: Column[Any], dialect: Dialect) -> list[Any]:

@@ -12,12 +12,13 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, Table, func, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, Table, bindparam, func, select, update
 
 from preftune.data import database, tables
 from preftune.data.aggregate import ONE_WORD, Preference, by_votes
@@ -361,10 +362,9 @@ class Writer:
         return new
 
     def _add_judgements(self, judgements: Sequence[Judgement], prompt_of: dict[str, str]) -> set[str]:
-        table = tables.candidates
         if missing := {candidate for j in judgements for tier in j.ranking for candidate in tier} - prompt_of.keys():
-            query = select(table.c.id, table.c.prompt_id).where(table.c.id.in_(missing))
-            prompt_of |= {row.id: row.prompt_id for row in self.connection.execute(query)}
+            found = self.connection.execute(_prompt_ids(), {"ids": list(missing)})
+            prompt_of |= {row.id: row.prompt_id for row in found}
         for judgement in judgements:
             for candidate in (c for tier in judgement.ranking for c in tier):
                 if prompt_of.get(candidate) != judgement.prompt_id:
@@ -383,7 +383,21 @@ def _chunks(items: Iterable[T]) -> Iterator[list[T]]:
 
 
 def _known(connection: Connection, table: Table, ids: Sequence[str]) -> set[str]:
-    return set(connection.execute(select(table.c.id).where(table.c.id.in_(ids))).scalars())
+    return set(connection.execute(_ids_of(table), {"ids": ids}).scalars())
+
+
+# Built once, as building a statement takes longer than running it.
+
+
+@cache
+def _ids_of(table: Table) -> Select[Any]:
+    return select(table.c.id).where(table.c.id.in_(bindparam("ids", expanding=True)))
+
+
+@cache
+def _prompt_ids() -> Select[Any]:
+    columns = tables.candidates.c
+    return select(columns.id, columns.prompt_id).where(columns.id.in_(bindparam("ids", expanding=True)))
 
 
 def _by_prompt(connection: Connection, table: Table, ids: Sequence[str], *only: ColumnElement[bool]) -> dict[str, list[Row[Any]]]:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, select, update
+from sqlalchemy import Connection, Row, Select, Update, bindparam, select, update
 
 from preftune.data import tables
 from preftune.data.store import Store, Writer, judgement_from_row
@@ -27,7 +27,17 @@ from preftune.web.choosing import OPEN, Choice, Empty, choose
 from preftune.web.items import add_gold, fill_items, shift_taken
 from preftune.web.persons import NotYours, Person, locked
 from preftune.web.settings import LabelSettings, Task
-from preftune.web.tasks import BARRED, Assignment, OwnProgress, done_by_person, history, load_assignment, one_of_person, own_progress
+from preftune.web.tasks import (
+    BARRED,
+    Assignment,
+    OwnProgress,
+    done_by_person,
+    history,
+    load_assignment,
+    one_of_person,
+    own_progress,
+    task_of,
+)
 
 __all__ = [
     "BARRED",
@@ -50,6 +60,8 @@ __all__ = [
     "save_draft",
     "skip",
     "submit",
+    "take_next",
+    "task_of",
     "undo",
 ]
 
@@ -72,13 +84,17 @@ class Conflict(PreftuneError):
 
 def next_assignment(store: Store, person: Person, settings: LabelSettings) -> Assignment | Empty:
     """Return what a rater is to judge next: what they have open, or else a new item, kept for them for settings.lease_minutes."""
+    found = take_next(store, person, settings)
+    return found if isinstance(found, Empty) else load_assignment(store, person, found)
+
+
+def take_next(store: Store, person: Person, settings: LabelSettings) -> str | Empty:
+    """Do as `next_assignment`, but return the assignment's id alone, for who only needs to know where to go."""
     give_back_expired(store)
     for _ in range(TRIES):
         found = _taken(store, person, settings)
-        if isinstance(found, Empty):
-            return found
         if found is not None:
-            return load_assignment(store, person, found)
+            return found
         time.sleep(TRY_AGAIN_SECONDS)
     return Empty("waiting")
 
@@ -220,7 +236,8 @@ def give_back_expired(store: Store) -> int:
 
 def take_turns(connection: Connection, person: Person) -> None:
     """Let what one person does at once, in two tabs, come one after the other."""
-    connection.execute(_person_locked(), {"person": person.id})
+    if connection.dialect.name != "sqlite":  # which has one writer anyway
+        connection.execute(_person_locked(), {"person": person.id})
 
 
 def _resumed(connection: Connection, person: Person, lease: timedelta) -> str | None:
@@ -268,8 +285,7 @@ def _take_slot(connection: Connection, row: Row[Any], *, even_if_full: bool = Fa
 
 
 def _change(connection: Connection, row: Row[Any], **values: Any) -> None:
-    table = tables.assignments
-    connection.execute(update(table).where(table.c.id == row.id).values(updated=datetime.now(UTC), **values))
+    connection.execute(_changed(), {"assignment": row.id, "updated": datetime.now(UTC), **values})
 
 
 def _mine(connection: Connection, person: Person, assignment_id: str) -> Row[Any]:
@@ -311,6 +327,11 @@ def _withdraw(writer: Writer, person: Person, row: Row[Any], now: datetime) -> d
 
 
 # The statements are built once, as building one takes longer than running it.
+
+
+@cache
+def _changed() -> Update:  # of the columns that are given when it is run
+    return update(tables.assignments).where(tables.assignments.c.id == bindparam("assignment"))
 
 
 @cache

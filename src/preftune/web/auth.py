@@ -11,9 +11,10 @@ import ipaddress
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from functools import cache
+from typing import Any, Literal
 
-from sqlalchemy import Connection, delete, or_, select, update
+from sqlalchemy import Connection, Select, bindparam, delete, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from preftune.data import tables
@@ -242,16 +243,22 @@ def session_of(store: Store, token: str | None) -> Session | None:
     if not token or len(token) > MAX_TOKEN:
         return None
     hashed, now = passwords.token_hash(token), datetime.now(UTC)
-    session, person = tables.sessions, tables.people
     with store.reading() as connection:
-        query = select(person, session.c.csrf, session.c.created.label("begun"), session.c.last_seen)
-        row = connection.execute(query.join(session, session.c.person_id == person.c.id).where(session.c.token_hash == hashed)).first()
+        row = connection.execute(_session_with_person(), {"hashed": hashed}).first()
     if row is None or row.disabled or now - row.last_seen > IDLE or now - row.begun > LIFE:
         return None
     if now - row.last_seen > SEEN_EVERY:
+        session = tables.sessions
         with store.writer() as writer:
             writer.connection.execute(update(session).where(session.c.token_hash == hashed).values(last_seen=now))
     return Session(person_from_row(row), row.csrf, hashed)
+
+
+@cache
+def _session_with_person() -> Select[Any]:  # built once: every request asks, and building it takes longer than running it
+    session, person = tables.sessions, tables.people
+    query = select(person, session.c.csrf, session.c.created.label("begun"), session.c.last_seen)
+    return query.join(session, session.c.person_id == person.c.id).where(session.c.token_hash == bindparam("hashed"))
 
 
 def log_out(store: Store, session: Session) -> None:

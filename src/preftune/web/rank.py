@@ -114,17 +114,16 @@ def save_draft(request: Request, session: SignedIn, assignment_id: str, sent: Js
 def submit(request: Request, session: SignedIn, assignment_id: str, form: Form) -> Response:
     """Store what the form says, then go on; where it says nothing or too much, show it again as it was sent, with the reason."""
     store, person = store_of(request), session.person
-    assignment = assign.load_assignment(store, person, assignment_id)
+    task, count, state = assign.task_of(store, person, assignment_id)
     try:
-        aspects = list(settings_of(request).aspects)
-        answer = forms.read_form(assignment.task, len(assignment.candidates), aspects, form)
+        answer = forms.read_form(task, count, list(settings_of(request).aspects), form)
         assign.submit(store, person, assignment_id, form.get("submission_id", ""), answer)
     except (forms.FormError, assign.BadAnswer) as error:
         if wants_json(request):
             return JSONResponse({"error": str(error)}, 422)
-        return _judging(request, person, assignment, form, status=422, error=str(error))
+        return _judging(request, person, assign.load_assignment(store, person, assignment_id), form, status=422, error=str(error))
     # What is corrected later is corrected in passing: back to where it was found, not on to something new.
-    onward = f"/history?done={assignment_id}" if assignment.state == "submitted" else _onward(request, person, assignment_id)
+    onward = f"/history?done={assignment_id}" if state == "submitted" else _onward(request, person, assignment_id)
     return JSONResponse({"next": onward}) if wants_json(request) else go(onward)
 
 
@@ -198,8 +197,8 @@ def _read_back(request: Request, person: Person, assignment_id: str) -> tuple[st
 
 def _onward(request: Request, person: Person, done: str = "") -> str:
     """Return the path of the next item, or of home with the reason why there is none. done: the assignment to read back there."""
-    following = assign.next_assignment(store_of(request), person, settings_of(request))
+    following = assign.take_next(store_of(request), person, settings_of(request))
     back = f"done={done}" if done else ""
     if isinstance(following, assign.Empty):
         return f"/?empty={following.reason}" + (f"&{back}" if back else "")
-    return f"/a/{following.id}" + (f"?{back}" if back else "")
+    return f"/a/{following}" + (f"?{back}" if back else "")

@@ -77,6 +77,15 @@ def load_assignment(store: Store, person: Person, assignment_id: str) -> Assignm
         return _assignments(connection, rows)[0]
 
 
+def task_of(store: Store, person: Person, assignment_id: str) -> tuple[Task, int, str]:
+    """Return what is asked in an assignment of this person, of how many answers, and its state. Raises NotYours."""
+    with store.reading() as connection:
+        row = connection.execute(one_of_person(), {"person": person.id, "assignment": assignment_id}).first()
+    if row is None:
+        raise NotYours
+    return row.task, len(row.presentation), row.state
+
+
 def history(store: Store, person: Person, limit: int = 50) -> list[Assignment]:
     """Return what a person has submitted or skipped, newest first."""
     with store.reading() as connection:
