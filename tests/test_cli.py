@@ -217,10 +217,10 @@ def project_with_a_snapshot(capsys) -> str:
 def test_config_prints_yaml_to_start_from_and_a_schema_for_editors(capsys):
     code, out, _ = run(capsys, "config", "dpo")
     assert code == 0
-    assert "\nbeta: 0.1\n" in out
+    assert '\nloss: "dpo"\n' in out
     schema = json.loads(run(capsys, "config", "dpo", "--json-schema")[1])
     assert schema["additionalProperties"] is False
-    assert schema["properties"]["beta"]["exclusiveMinimum"] == 0
+    assert schema["properties"]["lr"]["exclusiveMinimum"] == 0
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo"])
