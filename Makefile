@@ -15,7 +15,7 @@ help:
 	@echo "make install    a virtual environment in $(VENV) with everything pinned"
 	@echo "make demo       the whole loop on the built-in sample, small; leaves demo/report.html"
 	@echo "make demo-full  the same with all 500 pairs; leaves demo-full/report.html"
-	@echo "make test       every test that needs no GPU and no browser"
+	@echo "make test       every test that needs no GPU; those in a browser skip where there is none"
 	@echo "make test-fast  the tests that take under two minutes together"
 	@echo "make lint       formatting, lint rules, types"
 	@echo "make fix        formats, and mends what ruff can mend"
@@ -38,7 +38,7 @@ demo-full: install
 	$(BIN)/preftune demo demo-full --full
 
 test: install
-	$(PYTEST) -m 'not gpu and not browser'
+	$(PYTEST) -m 'not gpu'
 
 test-fast: install
 	$(PYTEST) -m 'not slow and not gpu and not browser'

@@ -15,6 +15,7 @@ from tests.web_team import PASSWORD, Team
 
 from preftune.web import auth
 
+WAIT = 90_000  # milliseconds that anything in a browser may take on a machine that is busy with other things
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
@@ -57,7 +58,7 @@ class Visitor:
         self.trouble: list[str] = []
         self.asked: list[str] = []
         self.context = browser.new_context(base_url=url, **{"viewport": {"width": 1280, "height": 860}, **options})
-        self.context.set_default_timeout(20_000)
+        self.context.set_default_timeout(WAIT)
         self.log_in()
 
     def log_in(self) -> None:
