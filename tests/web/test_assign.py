@@ -209,9 +209,10 @@ def test_a_skip_frees_the_slot_and_can_be_undone_with_its_draft(
     assert [(a.state, a.skip_reason) for a in assign.history(store, ann)] == [("skipped", "too long")]
     assert assign.undo(store, ann) == task.id
     assert take(store, ann, plain).draft == {"rationale": "an hour's text"}
-    assign.skip(store, ann, task.id, "other")
+    assign.skip(store, ann, task.id, "other", {"rationale": "an hour's text, and a word"})
     other = take(store, bob, plain)
     assert assign.undo(store, ann) == task.id  # the slot is Bob's; Ann's word is taken too
+    assert assign.load_assignment(store, ann, task.id).draft == {"rationale": "an hour's text, and a word"}
     assert why_none(store, ann, plain) == "waiting"
     assign.submit(store, bob, other.id, "submission-1", FIRST)
     assign.submit(store, ann, task.id, "submission-1", FIRST)

@@ -369,6 +369,26 @@ def test_a_judgement_that_was_left_behind_is_sent_from_whatever_page_is_opened_n
     assert len(visitor.team.judgements()) == 1
 
 
+def test_a_draft_whose_answer_was_lost_is_not_taken_for_another_windows(visit):
+    visitor = visit()
+    add(visitor, 2)
+    page = visitor.at_item()
+
+    def arrives_but_is_not_answered(route: Any) -> None:
+        route.fetch()  # the server has it now
+        route.abort()
+
+    page.route("**/draft", arrives_but_is_not_answered, times=1)
+    page.locator("#rationale").fill("half")
+    page.locator("#offline").wait_for()
+    page.locator("#rationale").fill("half a thought")
+    page.locator("#saved", has_text=SAVED).wait_for()
+    assert not page.locator("#conflict").is_visible()
+    page.evaluate("localStorage.clear()")
+    page.reload()
+    assert page.locator("#rationale").input_value() == "half a thought"
+
+
 def test_two_tabs_do_not_write_over_each_other(visit):
     visitor = visit()
     add(visitor, 2)

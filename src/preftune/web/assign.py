@@ -122,9 +122,7 @@ def save_draft(store: Store, person: Person, assignment_id: str, version: int, p
 
     Raises Conflict, which holds both, where `version` is not the newest; BadAnswer where the draft is huge.
     """
-    size = len(json.dumps(payload))
-    if size > MAX_DRAFT:
-        raise BadAnswer(f"the draft has {size:,} characters", fix=f"Use at most {MAX_DRAFT:,}.")
+    _check_size(payload)
     now = datetime.now(UTC)
     with store.writer() as writer:
         connection = writer.connection
@@ -176,10 +174,14 @@ def submit(store: Store, person: Person, assignment_id: str, submission_id: str,
     return judgement
 
 
-def skip(store: Store, person: Person, assignment_id: str, reason: str) -> None:
-    """Leave an item to others; its draft is kept and `undo` brings it back. reason: one of SKIP_REASONS."""
+def skip(store: Store, person: Person, assignment_id: str, reason: str, draft: dict[str, Any] | None = None) -> None:
+    """Leave an item to others; its draft is kept and `undo` brings it back.
+
+    reason: one of SKIP_REASONS. draft: what the page held when it was left; None keeps the draft that was saved before.
+    """
     if reason not in SKIP_REASONS:
         raise BadAnswer(f'"{reason[:40]}" is no reason to skip', fix=f"Give one of: {', '.join(SKIP_REASONS)}.")
+    _check_size(draft)
     with store.writer() as writer:
         connection = writer.connection
         take_turns(connection, person)
@@ -188,7 +190,8 @@ def skip(store: Store, person: Person, assignment_id: str, reason: str) -> None:
             raise BadAnswer("this task was judged already", fix="Undo that first.")
         if row.holds:
             shift_taken(connection, row.item_id, -1)
-        _change(connection, row, state="skipped", skip_reason=reason, holds=False, submitted=datetime.now(UTC))
+        values = {} if draft is None else {"draft": draft, "draft_version": row.draft_version + 1}
+        _change(connection, row, state="skipped", skip_reason=reason, holds=False, submitted=datetime.now(UTC), **values)
 
 
 def undo(store: Store, person: Person, assignment_id: str | None = None) -> str | None:
@@ -286,6 +289,12 @@ def _take_slot(connection: Connection, row: Row[Any], *, even_if_full: bool = Fa
 
 def _change(connection: Connection, row: Row[Any], **values: Any) -> None:
     connection.execute(_changed(), {"assignment": row.id, "updated": datetime.now(UTC), **values})
+
+
+def _check_size(draft: dict[str, Any] | None) -> None:
+    size = len(json.dumps(draft))
+    if size > MAX_DRAFT:
+        raise BadAnswer(f"the draft has {size:,} characters", fix=f"Use at most {MAX_DRAFT:,}.")
 
 
 def _mine(connection: Connection, person: Person, assignment_id: str) -> Row[Any]:

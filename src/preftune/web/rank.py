@@ -133,11 +133,8 @@ def skip(request: Request, session: SignedIn, assignment_id: str, form: Form) ->
     store, person, reason = store_of(request), session.person, form.get("reason", "")
     if reason not in assign.SKIP_REASONS:
         raise PageError(422, f"{reason[:40]!r} is not one of the reasons for skipping", "Choose one of those on the page.")
-    assignment = assign.load_assignment(store, person, assignment_id)
     kept = {name: value for name, value in form.items() if name not in ("csrf", "reason", "submission_id", "draft_version") and value}
-    if kept.keys() - {"active_seconds"}:
-        assign.save_draft(store, person, assignment_id, assignment.draft_version, {"fields": kept})
-    assign.skip(store, person, assignment_id, reason)
+    assign.skip(store, person, assignment_id, reason, {"fields": kept} if kept.keys() - {"active_seconds"} else None)
     onward = _onward(request, person, assignment_id)
     return JSONResponse({"next": onward}) if wants_json(request) else go(onward)
 

@@ -171,6 +171,7 @@ bodies.forEach((one) => {
 
 let version = Number(form.elements.draft_version.value);
 let known = "";
+let unsure = []; // what was sent and not confirmed: it may have arrived though the answer to it was lost
 let timer = 0;
 let saving = false;
 let theirs = null; // the other side of a conflict
@@ -197,7 +198,7 @@ function show(fields) {
 
 function changed() {
   if (written(said()) === known) return;
-  keep("draft", assignment, { person, version, fields: said() });
+  keep("draft", assignment, { person, version, unsure, fields: said() });
   saved.textContent = "Not saved yet";
   clearTimeout(timer);
   timer = setTimeout(save, SAVE_AFTER);
@@ -211,6 +212,8 @@ async function save({ keepalive = false } = {}) {
   const text = written(fields);
   if (saving || sending || theirs || text === known) return;
   saving = true;
+  unsure.push(text);
+  keep("draft", assignment, { person, version, unsure, fields });
   try {
     const content = JSON.stringify({ version, fields: { ...fields, active_seconds: String(clock()) } });
     const headers = { "Content-Type": "application/json", "X-CSRF": csrf, Accept: "application/json" };
@@ -231,12 +234,18 @@ async function save({ keepalive = false } = {}) {
 function confirm(number, text) {
   version = number;
   known = text;
+  unsure = [];
   if (written(said()) === known) drop("draft", assignment);
   saved.textContent = `Saved ${new Date().toLocaleTimeString()}`;
   found();
 }
 
 function disagree(other) {
+  const held = written(other.fields ?? {});
+  if (unsure.includes(held)) { // not another window's: our own, whose answer was lost
+    confirm(other.version, held);
+    return changed();
+  }
   theirs = { version: other.version, fields: other.fields ?? {} };
   conflict.hidden = false;
   saved.textContent = "Changed in another window";
@@ -330,7 +339,8 @@ if (kept("send", assignment, person)) {
 } else if (before && written(before.fields) !== known) {
   const served = said();
   show(before.fields);
-  if (before.version === version) save();
+  unsure = before.unsure ?? [];
+  if (before.version === version || unsure.includes(known)) save();
   else disagree({ version, fields: served });
 } else {
   drop("draft", assignment);
