@@ -163,6 +163,7 @@ class Pair(Record):
     """Two answers to one prompt of which one is preferred; derived from judgements.
 
     weight: how far the votes lean to it (1 = all one way). confidence: the probability that it is the right way, as far as the votes tell.
+    strength: how clear it is, 0 to 3, the mean over the raters who prefer it and said so; None where nobody did.
     """
 
     messages: tuple[Message, ...]
@@ -170,6 +171,30 @@ class Pair(Record):
     rejected: str
     weight: float = 1.0
     confidence: float = 1.0
+    strength: float | None = None
+    group: str = ""
+    kind: str = ""
+    check: str = ""
+
+
+class Tie(Record):
+    """Two answers to one prompt that a rater called alike, and of which neither is preferred over all raters; derived from judgements."""
+
+    messages: tuple[Message, ...]
+    completions: tuple[str, str]
+    weight: float = 1.0
+    group: str = ""
+    kind: str = ""
+    check: str = ""
+
+
+class Thumb(Record):
+    """An answer that raters call good enough, or not; derived from judgements. weight: how far they lean to it (1 = all one way)."""
+
+    messages: tuple[Message, ...]
+    completion: str
+    desirable: bool
+    weight: float = 1.0
     group: str = ""
     kind: str = ""
     check: str = ""

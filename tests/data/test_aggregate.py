@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preftune.data import aggregate
-from preftune.data.aggregate import Preference, by_model, by_votes, dawid_skene, kwise_from, read_weights
+from preftune.data.aggregate import Preference, by_model, by_votes, dawid_skene, kwise_from, read_weights, thumbs_from, ties_from
 from preftune.data.comparisons import comparisons
 from preftune.errors import DataError
 from preftune.records import Judgement, Message, Prompt, majority_pairs
@@ -103,6 +103,38 @@ def test_orders_over_three_and_more_answers(said: Said) -> None:
     ]
     settled = said("p", "a > b > c", "settled:own")
     assert [k.completions for k in kwise_from(prompt, [*rows, settled], texts)] == [("A", "B", "C")]
+
+
+def test_ties_are_what_somebody_called_alike_and_nobody_outvotes(said: Said) -> None:
+    prompt = Prompt(messages=(Message(role="user", content="p"),), kind="code")
+    texts = {f"p{name}": name.upper() for name in "abcd"}
+    rows = [said("p", "a = b > c", "x"), said("p", "b > a = d", "y"), said("p", "a > b", "z"), said("p", "c = d", "w")]
+    found = list(ties_from(prompt, rows, texts, by_votes(rows)))
+    # a and b: a tie, a word each way. a and d: a tie. c and d: a tie. b and c, b and d: preferences.
+    assert [(t.completions, t.group, t.kind) for t in found] == [(c, prompt.id, "code") for c in (("A", "B"), ("A", "D"), ("C", "D"))]
+    assert [t.completions for t in ties_from(prompt, rows, texts, by_votes(rows), {"w": 0.0})] == [("A", "B"), ("A", "D")]
+    split = [said("p", "a > b", "x"), said("p", "b > a", "y")]  # an even split that nobody calls a tie is a disagreement
+    assert list(ties_from(prompt, split, texts, by_votes(split))) == []
+    settled = [*rows, said("p", "a > b", "settled:own")]
+    assert [t.completions for t in ties_from(prompt, settled, texts, by_votes(settled))] == [("A", "D"), ("C", "D")]
+
+
+def test_thumbs_are_what_most_raters_say_of_an_answer_alone() -> None:
+    prompt = Prompt(messages=(Message(role="user", content="p"),))
+    texts = {"a": "A", "b": "B", "c": "C"}
+
+    def thumb(rater: str, candidate: str, up: bool) -> Judgement:
+        return Judgement(prompt_id=prompt.id, ranking=((candidate,),), acceptable=(candidate,) if up else (), rater=rater)
+
+    rows = [thumb("x", "a", True), thumb("y", "a", True), thumb("z", "a", False), thumb("x", "b", True), thumb("y", "b", False)]
+    rows.append(Judgement(prompt_id=prompt.id, ranking=(("a",), ("c",)), acceptable=("a",), rater="w"))
+    rows.append(Judgement(prompt_id=prompt.id, ranking=(("a",), ("b",)), rater="v"))  # which was not asked
+    found = [(t.completion, t.desirable, t.weight) for t in thumbs_from(prompt, rows, texts)]
+    assert found == [("A", True, 0.5), ("C", False, 1.0)]
+    weighed = [(t.completion, t.desirable) for t in thumbs_from(prompt, rows, texts, {"x": 2.0})]
+    assert weighed == [("A", True), ("B", True), ("C", False)]
+    settled = [*rows, thumb("settled:own", "a", False)]
+    assert [(t.completion, t.desirable) for t in thumbs_from(prompt, settled, texts)] == [("A", False), ("C", False)]
 
 
 # Dawid and Skene

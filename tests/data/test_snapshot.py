@@ -88,6 +88,8 @@ def test_a_snapshot_holds_all_pairs_demonstrations_and_prompts_on_one_side_each(
     assert counts["train"] == {
         "pairs": len(found.train),
         "kwise": 0,
+        "ties": 0,
+        "thumbs": 0,
         "demonstrations": len(found.demonstrations),
         "prompts": len(found.prompts),
     }
@@ -271,6 +273,8 @@ def test_given_prompts_are_held_out_and_those_nearly_alike_are_dropped_and_count
     assert found.manifest["counts"]["dropped"] == {
         "pairs": 1,
         "kwise": 0,
+        "ties": 0,
+        "thumbs": 0,
         "demonstrations": 1,
         "prompts": 2,
         "reason": "nearly alike a prompt that was given to be held out",
@@ -382,3 +386,27 @@ def test_the_real_file_gives_a_snapshot_without_a_leak(tmp_path: Path, shared_da
         assert not [
             talk for talk in talks if len(held_out) > 1 < len(talk) and (talk[: len(held_out)] == held_out or held_out[: len(talk)] == talk)
         ]
+
+
+def test_a_pairs_strength_is_the_mean_of_those_who_prefer_it_and_said_so(store: Store, tmp_path: Path) -> None:
+    rows = [pair(sentence(0), strength=strength, rater=rater) for rater, strength in (("a", 1), ("b", 2), ("c", None))]
+    rows.append(pair(sentence(0), "bad", "good", strength=3, rater="d"))
+    add(store, *({key: value for key, value in row.items() if value is not None} for row in rows), pair(sentence(1)))
+    found = load_snapshot(snapshot(store, tmp_path / "o", held_out=0.0))
+    assert {p.messages[0].content: (p.strength, p.weight) for p in found.train} == {sentence(0): (1.5, 0.5), sentence(1): (None, 1.0)}
+
+
+def test_ties_and_thumbs_are_kept_and_thumbs_alone_are_enough(store: Store, tmp_path: Path) -> None:
+    prompts = [Prompt(messages=asked(sentence(n))) for n in range(4)]
+    candidates = [Candidate(prompt_id=p.id, text=text) for p in prompts for text in ("one", "two")]
+    thumbs = [Judgement(prompt_id=c.prompt_id, ranking=((c.id,),), acceptable=(c.id,) * (c.text == "one")) for c in candidates]
+    with store.writer() as writer:
+        writer.add(prompts, candidates, thumbs)
+    found = load_snapshot(snapshot(store, tmp_path / "o", held_out=0.0))
+    assert sorted((t.completion, t.desirable) for t in found.thumbs) == [("one", True)] * 4 + [("two", False)] * 4
+    assert (found.train, found.ties) == ([], [])
+    with store.writer() as writer:
+        writer.add(judgements=[Judgement(prompt_id=prompts[0].id, ranking=(tuple(c.id for c in candidates[:2]),))])
+    found = load_snapshot(snapshot(store, tmp_path / "o", held_out=0.0))
+    assert [set(t.completions) for t in found.ties] == [{"one", "two"}]
+    assert found.manifest["counts"]["train"]["ties"] == 1

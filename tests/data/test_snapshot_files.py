@@ -16,7 +16,7 @@ from preftune.data.snapshot import load_snapshot
 from preftune.data.snapshot_files import PARTS, Example, PartsWriter, read_column, read_part
 from preftune.errors import PreftuneError
 from preftune.manifest import MANIFEST
-from preftune.records import KWise, Message, Pair, Prompt
+from preftune.records import KWise, Message, Pair, Prompt, Thumb, Tie
 
 ASKED = (Message(role="system", content=""), Message(role="user", content="p"))
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
@@ -47,6 +47,9 @@ def test_every_part_keeps_its_fields(tmp_path: Path) -> None:
     about = {"group": "g", "kind": "k", "check": "assert 1"}
     records = {
         "kwise": [KWise(messages=ASKED, completions=("a", "b", "c"), ranks=(1, 2, 2), weight=0.5, **about)],
+        "ties": [Tie(messages=ASKED, completions=("a", "b"), **about)],
+        "thumbs": [Thumb(messages=ASKED, completion="a", desirable=False, weight=0.5, **about)],
+        "train": [Pair(messages=ASKED, chosen="a", rejected="b", strength=2.5, **about)],
         "demonstrations": [Example(messages=ASKED, completion="a", **about)],
         "prompts_held_out": [Prompt(messages=ASKED, kind="k", check="assert 1")],
     }

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from preftune.data.comparisons import Comparisons
 from preftune.errors import DataError
-from preftune.records import Judgement, KWise, Prompt, is_settled, standing, votes_of
+from preftune.records import Judgement, KWise, Prompt, Thumb, Tie, is_settled, standing, votes_of
 
 MIN_RATERS_AN_ITEM = 3.0
 MIN_ITEMS_A_RATER = 50
@@ -118,6 +118,57 @@ def kwise_from(
         completions = tuple(texts[candidate] for candidate in _ranked(judgement))
         about = {"messages": prompt.messages, "group": prompt.id, "kind": prompt.kind, "check": prompt.check}
         yield KWise(completions=completions, ranks=ranks, weight=weight, **about)
+
+
+def ties_from(
+    prompt: Prompt,
+    judgements: Iterable[Judgement],
+    texts: Mapping[str, str],
+    preferences: Iterable[Preference],
+    weights: Mapping[str, float] | None = None,
+) -> Iterator[Tie]:
+    """Yield each two answers that a rater called alike and of which the raters together prefer neither.
+
+    texts: the text of each candidate by id. preferences: what the raters together prefer. weights: of raters, as for `by_votes`; the word
+    of one who counts 0 makes no tie.
+    """
+    decided = {frozenset((p.chosen, p.rejected)) for p in preferences}
+    alike = {
+        (first, second)
+        for judgement in standing(judgements)
+        if weights is None or weights.get(judgement.rater, 1.0)
+        for tier in judgement.ranking
+        for first in tier
+        for second in tier
+        if first < second
+    }
+    about = {"messages": prompt.messages, "group": prompt.id, "kind": prompt.kind, "check": prompt.check}
+    for first, second in sorted(alike):
+        if frozenset((first, second)) not in decided:
+            yield Tie(completions=(texts[first], texts[second]), **about)
+
+
+def thumbs_from(
+    prompt: Prompt, judgements: Iterable[Judgement], texts: Mapping[str, str], weights: Mapping[str, float] | None = None
+) -> Iterator[Thumb]:
+    """Yield each answer that most raters who were asked call good enough, or not; an even split gives none.
+
+    texts: the text of each candidate by id. weights: of raters, as for `by_votes`. What an owner has settled decides.
+    """
+    votes: dict[str, list[tuple[bool, float, bool]]] = {}
+    for judgement in standing(judgements):
+        if judgement.acceptable is None:
+            continue
+        weight = 1.0 if weights is None else weights.get(judgement.rater, 1.0)
+        for candidate in dict.fromkeys([*_ranked(judgement), *judgement.acceptable]):
+            votes.setdefault(candidate, []).append((candidate in judgement.acceptable, weight, is_settled(judgement)))
+    about = {"messages": prompt.messages, "group": prompt.id, "kind": prompt.kind, "check": prompt.check}
+    for candidate, said in sorted(votes.items()):
+        counted = [one for one in said if one[2]] or said
+        good = sum(weight for up, weight, _ in counted if up)
+        bad = sum(weight for up, weight, _ in counted if not up)
+        if good != bad:
+            yield Thumb(completion=texts[candidate], desirable=good > bad, weight=abs(good - bad) / (good + bad), **about)
 
 
 def dawid_skene(table: Comparisons) -> DawidSkene:

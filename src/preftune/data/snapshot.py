@@ -1,9 +1,9 @@
 """Freezing the store: pairs, orders, demonstrations and prompts, split so that nothing leaks, in a folder that never changes.
 
 A snapshot holds the parts train and held_out (pairs), kwise and kwise_held_out (orders over three and more answers), demonstrations and
-demonstrations_held_out, prompts and prompts_held_out (every prompt of each side, also those without a pair) as Parquet files, and
-manifest.json with what was counted and left out, and why. All is read and written prompt by prompt; what the split needs in memory is the
-prompts alone.
+demonstrations_held_out, ties and thumbs (two answers called alike; one called good enough or not) with their held-out halves, prompts
+and prompts_held_out (every prompt of each side, also those without a pair) as Parquet files, and manifest.json with what was counted and
+left out, and why. All is read and written prompt by prompt; what the split needs in memory is the prompts alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from preftune.data.splits import Split, split_by_hash, split_by_list
 from preftune.data.store import Store
 from preftune.errors import DataError
 from preftune.manifest import MANIFEST, begin, folder_id, hash_file, read_manifest
-from preftune.records import KWise, Pair, Prompt
+from preftune.records import KWise, Pair, Prompt, Thumb, Tie
 
 KIND = "snapshot"
 GIVEN = "the prompts given"
@@ -42,6 +42,8 @@ class Snapshot:
     manifest: dict[str, Any]
     kwise: list[KWise] = field(default_factory=list)
     held_out_kwise: list[KWise] = field(default_factory=list)
+    ties: list[Tie] = field(default_factory=list)
+    thumbs: list[Thumb] = field(default_factory=list)
 
     def chosen_as_demonstrations(self) -> list[Example]:
         """Return each chosen answer of the training side once, as a demonstration; not one that loses another pair of its prompt."""
@@ -124,6 +126,8 @@ def load_snapshot(path: Path) -> Snapshot:
         manifest=manifest,
         kwise=list(read_part(path, manifest, "kwise", KWise)),
         held_out_kwise=list(read_part(path, manifest, "kwise_held_out", KWise)),
+        ties=list(read_part(path, manifest, "ties", Tie)),
+        thumbs=list(read_part(path, manifest, "thumbs", Thumb)),
     )
 
 
@@ -156,7 +160,7 @@ def _split(store: Store, listed: list[Row], *, held_out: float | None, seed: int
 
 
 def _check_sides(counts: Counts, split: Split, where: str, *, held_out_pairs_needed: bool) -> None:
-    name = "pairs" if any(side["pairs"] for side in counts.sides.values()) else "demonstrations"
+    name = next((n for n in ("pairs", "thumbs") if any(side[n] for side in counts.sides.values())), "demonstrations")
     total = sum(side[name] for side in counts.sides.values())
     left_out = counts.judgements.total() + counts.pairs.total()
     if not total and left_out:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from preftune.data.aggregate import Preference, by_model, by_votes, dawid_skene, kwise_from, read_weights
+from preftune.data.aggregate import Preference, by_model, by_votes, dawid_skene, kwise_from, read_weights, thumbs_from, ties_from
 from preftune.data.checks import Votes, count_votes
 from preftune.data.comparisons import comparisons
 from preftune.data.filters import Filters, SizeLimit, from_sources, judgement_filter, kept_judgements, of_kind
@@ -16,7 +16,7 @@ from preftune.data.formats import Row
 from preftune.data.snapshot_files import Example, PartsWriter
 from preftune.data.splits import Split
 from preftune.data.store import Store, pairs_from
-from preftune.records import Candidate, Demonstration, Judgement, KWise, Pair, Prompt, Record, standing
+from preftune.records import Candidate, Demonstration, Judgement, KWise, Pair, Prompt, Record, Thumb, Tie, standing
 
 Aggregate = Literal["majority", "weighted", "dawid-skene"]
 Prefer = Callable[[list[Judgement]], list[Preference]]
@@ -26,6 +26,8 @@ PARTS_OF_A_SIDE = {
     "kwise": ("kwise", "kwise_held_out"),
     "demonstrations": ("demonstrations", "demonstrations_held_out"),
     "prompts": ("prompts", "prompts_held_out"),
+    "ties": ("ties", "ties_held_out"),
+    "thumbs": ("thumbs", "thumbs_held_out"),
 }
 
 
@@ -129,8 +131,11 @@ def write_contents(
         kept = kept_judgements(found.judgements, why, counts.judgements)
         undone = len(found.judgements) - len(standing(found.judgements))
         counts.votes += replace(count_votes(kept), judgements=len(kept) + undone, superseded=undone)
+        preferences = aggregation.prefer(kept)
         parts: dict[str, Sequence[Record]] = {
-            "pairs": _pairs(found, kept, aggregation.prefer, filters, limit, counts),
+            "pairs": _pairs(found, kept, preferences, filters, limit, counts),
+            "ties": _ties(found, kept, preferences, aggregation.weights, filters, limit, counts),
+            "thumbs": _thumbs(found, kept, aggregation.weights, filters, limit, counts),
             "kwise": _kwise(found, kept, aggregation.weights, filters, limit, counts),
             "demonstrations": _demonstrations(found, kept, limit, counts),
             "prompts": [prompt],
@@ -144,10 +149,12 @@ def write_contents(
     return counts
 
 
-def _pairs(found: PromptContents, kept: list[Judgement], prefer: Prefer, filters: Filters, limit: SizeLimit, counts: Counts) -> list[Pair]:
+def _pairs(
+    found: PromptContents, kept: list[Judgement], preferred: list[Preference], filters: Filters, limit: SizeLimit, counts: Counts
+) -> list[Pair]:
     sources = {c.id: c.source for c in found.candidates}
     preferences = []
-    for preference in prefer(kept):
+    for preference in preferred:
         if not from_sources(filters, sources, preference.chosen, preference.rejected):
             counts.pairs["source"] += 1
         elif filters.min_agreement is not None and (1 + preference.weight) / 2 < filters.min_agreement:
@@ -176,6 +183,36 @@ def _kwise(
     fitting = [order for order in orders if limit.fits(found.prompt.messages, *order.completions)]
     if len(fitting) < len(orders):
         counts.others["orders too long"] += len(orders) - len(fitting)
+    return fitting
+
+
+def _ties(
+    found: PromptContents,
+    kept: list[Judgement],
+    preferred: list[Preference],
+    weights: dict[str, float] | None,
+    filters: Filters,
+    limit: SizeLimit,
+    counts: Counts,
+) -> list[Tie]:
+    texts = {c.id: c.text for c in found.candidates if from_sources(filters, {c.id: c.source}, c.id)}
+    wanted = [j for j in kept if all(c in texts for tier in j.ranking for c in tier)]
+    ties = list(ties_from(found.prompt, wanted, texts, preferred, weights))
+    fitting = [tie for tie in ties if limit.fits(found.prompt.messages, *tie.completions)]
+    if len(fitting) < len(ties):
+        counts.others["ties too long"] += len(ties) - len(fitting)
+    return fitting
+
+
+def _thumbs(
+    found: PromptContents, kept: list[Judgement], weights: dict[str, float] | None, filters: Filters, limit: SizeLimit, counts: Counts
+) -> list[Thumb]:
+    texts = {c.id: c.text for c in found.candidates if from_sources(filters, {c.id: c.source}, c.id)}
+    wanted = [j for j in kept if all(c in texts for c in (*(j.acceptable or ()), *(c for tier in j.ranking for c in tier)))]
+    thumbs = list(thumbs_from(found.prompt, wanted, texts, weights))
+    fitting = [thumb for thumb in thumbs if limit.fits(found.prompt.messages, thumb.completion)]
+    if len(fitting) < len(thumbs):
+        counts.others["thumbs too long"] += len(thumbs) - len(fitting)
     return fitting
 
 

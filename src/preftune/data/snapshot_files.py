@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from preftune.errors import PreftuneError
 from preftune.manifest import disk_errors
-from preftune.records import KWise, Message, Pair, Prompt, Record
+from preftune.records import KWise, Message, Pair, Prompt, Record, Thumb, Tie
 
 GROUP_ROWS, GROUP_BYTES = 5_000, 2**24
 SHARD_ROWS, SHARD_BYTES = 500_000, 2**30
@@ -48,19 +48,33 @@ PARTS: dict[str, type[Record]] = {
     "prompts_held_out": Prompt,
     "kwise": KWise,
     "kwise_held_out": KWise,
+    "ties": Tie,
+    "ties_held_out": Tie,
+    "thumbs": Thumb,
+    "thumbs_held_out": Thumb,
 }
-NEW_PARTS = ("kwise", "kwise_held_out")  # which snapshots of JSON lines do not have
+NEW_PARTS = ("kwise", "kwise_held_out", "ties", "ties_held_out", "thumbs", "thumbs_held_out")  # which snapshots of JSON lines do not have
 _MESSAGES = ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])))
 _TAIL = [("group", pa.string()), ("kind", pa.string()), ("check", pa.string())]
 SCHEMAS: dict[type[Record], pa.Schema] = {
     Pair: pa.schema(
-        [_MESSAGES, ("chosen", pa.string()), ("rejected", pa.string()), ("weight", pa.float64()), ("confidence", pa.float64()), *_TAIL]
+        [
+            _MESSAGES,
+            ("chosen", pa.string()),
+            ("rejected", pa.string()),
+            ("weight", pa.float64()),
+            ("confidence", pa.float64()),
+            ("strength", pa.float64()),
+            *_TAIL,
+        ]
     ),
     Example: pa.schema([_MESSAGES, ("completion", pa.string()), *_TAIL]),
     Prompt: pa.schema([_MESSAGES, ("kind", pa.string()), ("check", pa.string())]),
     KWise: pa.schema(
         [_MESSAGES, ("completions", pa.list_(pa.string())), ("ranks", pa.list_(pa.int32())), ("weight", pa.float64()), *_TAIL]
     ),
+    Tie: pa.schema([_MESSAGES, ("completions", pa.list_(pa.string())), ("weight", pa.float64()), *_TAIL]),
+    Thumb: pa.schema([_MESSAGES, ("completion", pa.string()), ("desirable", pa.bool_()), ("weight", pa.float64()), *_TAIL]),
 }
 
 

@@ -36,7 +36,7 @@ from preftune.data.database import (
     writing,
 )
 from preftune.errors import DataError
-from preftune.records import CHECKS, Candidate, Demonstration, Judgement, Pair, Prompt, standing
+from preftune.records import CHECKS, Candidate, Demonstration, Judgement, Pair, Prompt, pairs_of, standing
 
 CHUNK = 500  # records a statement
 KINDS = {
@@ -297,11 +297,19 @@ def pairs_from(
     """
     rows = list(judgements)
     preferred = by_votes(rows) if preferences is None else preferences
-    found = [(texts[p.chosen], texts[p.rejected], p.weight, p.confidence) for p in preferred]
-    found += [(j.rewrite, texts[j.rewrite_of], 1.0, ONE_WORD) for j in standing(rows) if j.rewrite and j.rewrite_of]
+    strengths: dict[tuple[str, str], list[int]] = {}
+    for judgement in standing(rows):
+        if judgement.strength is not None:
+            for two in pairs_of(judgement):
+                strengths.setdefault(two, []).append(judgement.strength)
+    found: list[tuple[str, str, float, float, float | None]] = []
+    for p in preferred:
+        said = strengths.get((p.chosen, p.rejected))
+        found.append((texts[p.chosen], texts[p.rejected], p.weight, p.confidence, sum(said) / len(said) if said else None))
+    found += [(j.rewrite, texts[j.rewrite_of], 1.0, ONE_WORD, None) for j in standing(rows) if j.rewrite and j.rewrite_of]
     about = {"messages": prompt.messages, "group": prompt.id, "kind": prompt.kind, "check": prompt.check}
-    for chosen, rejected, weight, confidence in dict.fromkeys(found):
-        yield Pair(chosen=chosen, rejected=rejected, weight=weight, confidence=confidence, **about)
+    for chosen, rejected, weight, confidence, strength in dict.fromkeys(found):
+        yield Pair(chosen=chosen, rejected=rejected, weight=weight, confidence=confidence, strength=strength, **about)
 
 
 class Writer:
