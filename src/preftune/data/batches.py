@@ -71,13 +71,13 @@ def encode(renderer: Renderer, items: Iterable[tuple[Sequence[Message], Sequence
     return result
 
 
-def collate(groups: Sequence[Group], pad_id: int, *, tree: bool = True) -> TokenBatch:
+def collate(groups: Sequence[Group], pad_id: int, *, tree: bool = True, apart: bool = True) -> TokenBatch:
     """Return the groups as one padded batch; sequences are numbered group by group, completion by completion.
 
-    tree: True = a row a group, `[prompt | completion 1 | …]`, and what all prompts begin with (a system message, say) apart, once;
-    False = a row a completion, the whole prompt repeated (the plain way).
+    tree: True = a row a group, `[prompt | completion 1 | …]`; False = a row a completion, the whole prompt repeated (the plain way).
+    apart: with tree rows, what all prompts begin with (a system message, say) is computed once, apart from the rows.
     """
-    begun = shared_beginning([group.prompt for group in groups]) if tree else 0
+    begun = shared_beginning([group.prompt for group in groups]) if tree and apart else 0
     rows: list[tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]] = []
     for group in groups:
         prompt = group.prompt[begun:]

@@ -1,11 +1,13 @@
-"""LoRA through peft: adding, switching off (the reference for free), saving, merging."""
+"""What of a model is trained: LoRA and its kin through peft (adding, switching off, merging), or chosen parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import fnmatch
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -21,10 +23,13 @@ from preftune.models.lora import LoraLinear
 
 
 class Adapter(Config):
-    """A LoRA adapter (Hu et al. 2106.09685): small trained matrices beside the frozen weights."""
+    """A LoRA adapter (Hu et al. 2106.09685) or one of its kin: small trained matrices beside the frozen weights."""
 
+    kind: Literal["lora", "rslora", "dora", "qlora"] = Field(
+        "lora", description="rslora: for high ranks; dora: direction and length apart, slower; qlora: lora on a base in 4 bits (NVIDIA GPU)"
+    )
     rank: int = Field(16, ge=1, le=1024, description="rank of each update")
-    alpha: float = Field(32.0, gt=0, description="strength: updates are scaled by alpha / rank")
+    alpha: float = Field(32.0, gt=0, description="strength: updates are scaled by alpha / rank (rslora: alpha / √rank)")
     modules: tuple[str, ...] | None = Field(None, description="names of the linear layers to adapt; null = all but the output head")
 
 
@@ -34,19 +39,33 @@ def linear_names(model: PreTrainedModel) -> list[str]:
     return sorted({name.split(".")[-1] for name, module in backbone.named_modules() if isinstance(module, nn.Linear | Conv1D)})
 
 
-def add_adapter(model: PreTrainedModel, adapter: Adapter, *, seed: int) -> PeftModel:
+def add_adapter(model: PreTrainedModel, adapter: Adapter, *, seed: int, only: Sequence[str] | None = None) -> PeftModel:
     """Return the model with a fresh adapter: only the adapter is trained, and its start changes nothing (B = 0).
 
-    Raises ConfigError where a module is not there, naming those that are.
+    only: patterns (see `matching`) that a linear layer's name must fit to be adapted; None = any.
+    Raises ConfigError where a module or a pattern is not there, naming those that are.
+    Source: Hu et al. 2106.09685 (lora); Kalajdzievski 2312.03732 (rslora); Liu et al. 2402.09353 (dora); Dettmers et al. 2305.14314 (qlora:
+    the model has to be loaded in 4 bits).
     """
     present = linear_names(model)
     modules = list(adapter.modules or present)
     missing = [m for m in modules if m not in present]
     if missing:
         raise ConfigError(f'"{missing[0]}" is not in this model', 'key "adapter.modules"', f"It has: {', '.join(present)}.")
+    if only is not None:
+        layers = [name for name, _ in model.named_modules() if name.split(".")[-1] in modules]
+        modules = matching(layers, only)
     conv = any(isinstance(m, Conv1D) for m in model.modules())
-    config = LoraConfig(r=adapter.rank, lora_alpha=adapter.alpha, lora_dropout=0.0, target_modules=modules, fan_in_fan_out=conv)
-    if not conv:
+    config = LoraConfig(
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,
+        lora_dropout=0.0,
+        target_modules=modules,
+        fan_in_fan_out=conv,
+        use_rslora=adapter.kind == "rslora",
+        use_dora=adapter.kind == "dora",
+    )
+    if not conv and adapter.kind in ("lora", "rslora"):  # the others need layers of peft's own
         config._register_custom_module({nn.Linear: LoraLinear})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -55,6 +74,31 @@ def add_adapter(model: PreTrainedModel, adapter: Adapter, *, seed: int) -> PeftM
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return wrapped
+
+
+def freeze_all_but(model: nn.Module, patterns: Sequence[str]) -> None:
+    """Freeze every parameter but those that fit one of the patterns (see `matching`)."""
+    named = dict(model.named_parameters())
+    chosen = set(matching(named, patterns))
+    for name, parameter in named.items():
+        parameter.requires_grad_(name in chosen)
+
+
+def matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    """Return the names that fit a pattern: whole parts of the dotted name, with * and [0-9] as in file names.
+
+    "layers.1" fits "model.layers.1.mlp.up_proj.weight" and not "model.layers.10…"; so do "layers.[01].mlp" and "up_proj".
+    Raises ConfigError where a pattern fits none, naming what there is.
+    """
+    names = list(names)
+    found: set[str] = set()
+    for pattern in patterns:
+        fitting = [name for name in names if fnmatch.fnmatchcase(f".{name}.", f"*.{pattern}.*")]
+        if not fitting:
+            present = sorted({re.sub(r"\.\d+\.", ".*.", name) for name in names})
+            raise ConfigError(f'"{pattern}" fits nothing in this model', 'key "train_only"', f"It has: {', '.join(present)}.")
+        found |= set(fitting)
+    return [name for name in names if name in found]
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from preftune.data.snapshot_files import Example
 from preftune.data.template import Renderer
 from preftune.errors import ConfigError
 from preftune.manifest import MANIFEST, Work, begin, differences, disk_errors, folder_id, hash_folder, versions, write_json
-from preftune.models.adapter import Adapter, add_adapter, trainable
+from preftune.models.adapter import Adapter, add_adapter, freeze_all_but, trainable
 from preftune.models.checkpoint import save_model, save_tokenizer
 from preftune.models.load import (
     device_of,
@@ -31,6 +31,8 @@ from preftune.models.load import (
     name_in,
     tree_rows_agree,
 )
+from preftune.models.quantised import load_in_4_bits
+from preftune.models.recompute import recompute_layers
 from preftune.progress import Progress
 from preftune.records import Message, Pair
 from preftune.tensors import TokenBatch
@@ -44,7 +46,7 @@ class StageConfig(Config):
     data: str = Field(description="snapshot folder")
     model: str = Field(description="the model to start from: a Hugging Face folder, a .gguf file, or a run")
     chat_template: str | None = Field(None, description='null = the model\'s own; "plain" for a base model; or a Jinja file')
-    adapter: Adapter | None = Field(Adapter(), description="LoRA settings (rank, alpha, modules); null = train all weights")
+    adapter: Adapter | None = Field(Adapter(), description="LoRA or its kin (kind, rank, alpha, modules); null = train the weights")
     seed: int = Field(0, ge=0, description="order of the data, start of the adapter, sampling")
     token_budget: int = Field(2048, ge=64, description="tokens computed at once, padding included; the result does not depend on it")
     max_tokens: int = Field(2048, ge=16, description="longest prompt and answer together; longer ones are left out and counted")
@@ -58,6 +60,12 @@ class OfflineConfig(StageConfig):
     epochs: int = Field(1, ge=1, description="passes over the data; more than 2 over-fit quickly (2203.02155)")
     batch_size: int = Field(16, ge=1, description="examples an optimiser step; an example is a pair, or an answer for sft")
     schedule: Schedule = Field("linear", description="how lr falls after the warm-up: constant (not at all), linear or cosine (to 0)")
+    train_only: tuple[str, ...] | None = Field(
+        None, min_length=1, description='what is trained or adapted, by name: "layers.2[4-9]", "mlp", "*norm*"; null = all'
+    )
+    gradient_checkpointing: bool | None = Field(
+        None, description="compute each layer again in backward, for memory; the result is the same; null = where the plan does not fit"
+    )
     weight_decay: float = Field(0.0, ge=0, description="share of a matrix, times lr, taken off it a step; never of norms and biases")
 
 
@@ -95,10 +103,11 @@ class Room:
     model: nn.Module
     tree: bool
     max_tokens: int
+    recomputes: bool = False  # layers are computed again in backward, which a beginning in a cache would not survive
 
     def batch(self, groups: Sequence[Group]) -> TokenBatch:
         """Return the groups as a batch on the model's device."""
-        return collate(groups, self.renderer.pad_id, tree=self.tree).to(device_of(self.model))
+        return collate(groups, self.renderer.pad_id, tree=self.tree, apart=not self.recomputes).to(device_of(self.model))
 
     @property
     def trained_parameters(self) -> int:
@@ -147,20 +156,29 @@ def open_room(config: StageConfig, out: Path, progress: Progress) -> Room:
     project = out.resolve().parent
     base = find(config.model, project)
     renderer = load_renderer(base, config.chat_template)
-    model = load_policy(base, config.adapter, seed=config.seed)
+    own = config if isinstance(config, OfflineConfig) else None
+    model = load_policy(base, config.adapter, seed=config.seed, only=own.train_only if own else None)
     tree = tree_rows_agree(model)
     if not tree:
         progress.note("This model reads shared-prompt rows differently, so each answer gets a row of its own (slower).")
     limit = min(config.max_tokens, max_context(model))
-    return Room(project, base, load_snapshot(find(config.data, project)), renderer, model, tree, limit)
+    recomputes = own is not None and bool(own.gradient_checkpointing)
+    if recomputes:
+        recompute_layers(model)
+    return Room(project, base, load_snapshot(find(config.data, project)), renderer, model, tree, limit, recomputes)
 
 
-def load_policy(base: Path, adapter: Adapter | None, *, seed: int) -> nn.Module:
-    """Return the model to train: with a fresh adapter, or with all weights trained."""
+def load_policy(base: Path, adapter: Adapter | None, *, seed: int, only: Sequence[str] | None = None) -> nn.Module:
+    """Return the model to train: with a fresh adapter, or with its own weights trained. only: patterns of what is adapted or trained."""
     device = find_device()
-    causal = load_causal_lm(base, device=device, dtype=fitting_dtype(device, trained_whole=adapter is None))
-    policy: nn.Module = add_adapter(causal, adapter, seed=seed) if adapter else causal.requires_grad_(True)
-    return policy
+    if adapter is not None:
+        in_4_bits = adapter.kind == "qlora"
+        frozen = load_in_4_bits(base, device=device) if in_4_bits else load_causal_lm(base, device=device)
+        policy: nn.Module = add_adapter(frozen, adapter, seed=seed, only=only)
+        return policy
+    whole: nn.Module = load_causal_lm(base, device=device, dtype=fitting_dtype(device, trained_whole=True))
+    freeze_all_but(whole, only or ("*",))
+    return whole
 
 
 def finish(room: Room, work: Work, final: Path, loop: Loop, encoded: Encoded, **facts: Any) -> Path:

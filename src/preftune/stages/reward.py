@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from preftune.data.batches import Encoded, Group, batch_indices, encode, shuffled, split_by_budget
@@ -46,6 +46,12 @@ class RewardConfig(OfflineConfig):
 
     lr: float = Field(1e-4, gt=0, description="peak learning rate (1e-4 for LoRA; 9e-6 for all weights)")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="measured share of flipped judgements")
+
+    @model_validator(mode="after")
+    def _whole_weights(self) -> RewardConfig:
+        if self.adapter is not None and self.adapter.kind == "qlora":
+            raise ValueError('"adapter.kind" is "qlora": a reward model is saved merged, which 4 bits would round. Take "lora"')
+        return self
 
 
 def run(config: RewardConfig, out: Path = Path("runs"), *, progress: Progress | None = None) -> Path:

@@ -1,0 +1,45 @@
+"""Gradient checkpointing: each layer keeps its input alone, and is computed again in the backward pass.
+
+A forward pass more for each backward buys the memory of everything in between; the gradient is the same to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers.cache_utils import Cache
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from preftune.errors import ConfigError
+from preftune.models.load import unwrap
+
+
+def recompute_layers(model: nn.Module) -> None:
+    """Let every layer of the model keep only its input for the backward pass. A layer that fills a cache is computed as before.
+
+    transformers' own switch works in training mode alone, where dropout is on; here the model stays in eval mode.
+    Raises ConfigError where the model does not say what its layers are.
+    Source: Chen et al. 1604.06174.
+    """
+    layers = [module for module in unwrap(model).modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise ConfigError(
+            f"{type(unwrap(model)).__name__} does not say what its layers are", 'key "gradient_checkpointing"', "Set it to false."
+        )
+    for layer in layers:
+        layer.forward = _recomputed(layer.forward)
+
+
+def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def recomputed(*args: Any, **kwargs: Any) -> Any:
+        fills = any(isinstance(value, Cache) for value in (*args, *kwargs.values()))
+        if fills or not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        # No layer draws at random (dropout is off), so there is no random state to keep.
+        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+    return recomputed
