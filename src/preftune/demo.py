@@ -34,7 +34,7 @@ from preftune.records import content_id
 from preftune.release.export import release
 from preftune.release.gate import judge
 from preftune.stages import ppo, preference, reward, sft
-from preftune.training.plan import gemm_flops
+from preftune.training.measure import gemm_flops
 
 METHODS = {"sft": "SFT", "dpo": "SFT then DPO", "dpo_base": "DPO without SFT", "ppo": "SFT then PPO (RLHF)"}
 TOKEN_BUDGET = 1024  # keeps the peak under 4 GiB; twice as much is no faster on 2 cores

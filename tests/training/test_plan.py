@@ -1,32 +1,55 @@
-"""What a plan says is counted, by hand, on two groups and the tiny Llama."""
+"""What a plan says is counted, by hand, on two groups and the tiny Llama; what it measures is checked against doing it."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 
-from preftune.data.batches import Encoded, Group
-from preftune.models.load import load_causal_lm
+from preftune.data.batches import Encoded, Group, collate
+from preftune.models.adapter import Adapter, add_adapter
+from preftune.models.heads import end_scores, with_scalar_head
+from preftune.models.load import CHUNK_TOKENS, batch_logprobs, load_causal_lm
 from preftune.training import plan as plan_module
-from preftune.training.plan import gemm_flops, make_plan
+from preftune.training.measure import gemm_flops, kept_for_backward, memory_limit, resident_memory, timed, update_seconds
+from preftune.training.plan import FRAGMENTS, GIB, LIBRARIES_GIB, make_plan, steps_of
 
+CPU = torch.device("cpu")
 # A prompt of 2 with answers of 3 and 2 (7 tokens); a prompt of 1 with an answer of 2 (3 tokens).
 GROUPS = [Group((10, 11), ((20, 21, 2), (30, 2)), 0), Group((12,), ((40, 2),), 1)]
-SPEED = 1e6  # floating-point operations a second, in place of the measured ones
+# Seconds of a forward and backward pass, of a forward pass and of an update, in place of the measured ones.
+TRAIN, SCORE, UPDATE = 8.0, 2.0, 0.5
+# The tiny Llama: hidden 32, inner 64, keys and values 16 wide, two layers, two norms each and one at the end.
+LINEAR = 2 * (2 * 32 * 32 + 2 * 16 * 32 + 3 * 32 * 64 + 2 * 32) + 32
 
 
 @pytest.fixture
-def plan(tiny_folder, monkeypatch):
-    monkeypatch.setattr(plan_module, "gemm_flops", lambda device: SPEED / plan_module.EFFICIENCY)
-    model = load_causal_lm(tiny_folder("llama"), device=torch.device("cpu"))
+def model(tiny_folder):
+    return load_causal_lm(tiny_folder("llama"), device=CPU).requires_grad_(True)
 
-    def make(**changes):
-        settings = {"steps": 5, "token_budget": 14, "passes": 1.0, "forward_passes": 0.0, "trained_parameters": 100}
-        return make_plan("sft", model, Encoded(GROUPS, Counter({"longer than 60 tokens": 3})), **{**settings, **changes})
+
+@pytest.fixture
+def plan(model, monkeypatch):
+    monkeypatch.setattr(plan_module, "training_seconds", lambda compute, model, device: TRAIN)
+    monkeypatch.setattr(plan_module, "forward_seconds", lambda compute, device: SCORE)
+    monkeypatch.setattr(plan_module, "update_seconds", lambda trained, device: UPDATE)
+
+    def make(batches=(GROUPS,), *, limit=64 * GIB, under=None, **changes):
+        under = under or model
+        monkeypatch.setattr(plan_module, "memory_limit", lambda device: limit)
+        encoded = Encoded(GROUPS, Counter({"longer than 60 tokens": 3}))
+        return make_plan(
+            "sft", under, encoded, batches, lambda part: batch_logprobs(under, collate(part, 0))[0], **{"token_budget": 14, **changes}
+        )
 
     return make
+
+
+def flops(rows: int, length: int, learned: int, vocabulary: int) -> float:
+    return 2 * LINEAR * rows * length + 2 * 2 * 32 * 2 * rows * length**2 + 2 * 32 * vocabulary * learned
 
 
 @pytest.mark.parametrize(
@@ -39,33 +62,150 @@ def plan(tiny_folder, monkeypatch):
 )
 def test_tokens_padding_and_savings_by_hand(plan, budget, padding):
     made = plan(token_budget=budget)
-    assert (made.examples, made.tokens, made.prompt_tokens_saved, made.steps) == (2, 10, 2, 5)
+    assert (made.examples, made.tokens, made.prompt_tokens_saved, made.steps) == (2, 10, 2, 1)
     assert made.padding == pytest.approx(padding)
     assert made.left_out == {"longer than 60 tokens": 3}
 
 
-def test_the_time_by_hand(plan, tiny_tokenizer):
-    # The tiny Llama: hidden 32, inner 64, keys and values 16 wide, two layers, two norms each and one at the end.
-    linear = 2 * (2 * 32 * 32 + 2 * 16 * 32 + 3 * 32 * 64 + 2 * 32) + 32
-    forward = 2 * linear * 10 + 2 * 32 * len(tiny_tokenizer) * 7  # 10 tokens through the layers, 7 learned ones through the head
-    assert plan(passes=0.0, forward_passes=1.0).seconds == pytest.approx(forward / SPEED)
-    assert plan(passes=2.0, forward_passes=3.0).seconds == pytest.approx((3 + 2 * 2.3) * forward / SPEED)  # a small adapter
-    assert plan(passes=2.0, trained_parameters=linear).seconds == pytest.approx(2 * 3.3 * forward / SPEED)  # all weights
+def test_padding_is_that_of_the_steps_and_not_of_the_data_sorted_as_one(plan):
+    even, short = [Group((1, 2), ((3, 2),), n) for n in range(2)], Group((1,), ((2,),), 2)
+    assert plan([even, [short, short]]).padding == 0
+    assert plan([[even[0], short], [even[1], short]]).padding == pytest.approx(4 / 16)
 
 
-def test_more_models_and_more_trained_weights_take_more_memory(plan):
-    small = plan().peak_memory_gib
-    assert plan(trained_parameters=10**9).peak_memory_gib - small == pytest.approx(12e9 / 2**30, rel=1e-3)  # gradient and two moments
-    assert plan(resident_models=3).peak_memory_gib > small
+def test_the_steps_of_a_plan_are_those_that_the_run_takes():
+    groups = [Group((n,), ((2,),), n) for n in range(5)]
+    steps = steps_of(groups, steps=6, batch_size=2, seed=3)
+    assert [len(step) for step in steps] == [2, 2, 1, 2, 2, 1]
+    for epoch in (steps[:3], steps[3:]):
+        assert sorted(g.index for step in epoch for g in step) == [0, 1, 2, 3, 4]
+
+
+def test_the_time_is_what_was_measured_times_the_work(plan, tiny_tokenizer):
+    # The measured micro-batch is the one step's whole, so its seconds are those of each step.
+    assert plan([GROUPS] * 5).seconds == pytest.approx(5 * (TRAIN + UPDATE))
+    assert plan([GROUPS] * 5, passes=3, forward_passes=2).seconds == pytest.approx(5 * (3 * (TRAIN + UPDATE) + 2 * SCORE))
+    assert plan([GROUPS] * 5, learners=2).seconds == pytest.approx(5 * (2 * TRAIN + UPDATE))
+    vocabulary = len(tiny_tokenizer)
+    alone = (flops(1, 7, 5, vocabulary) + flops(1, 3, 2, vocabulary)) / flops(2, 7, 7, vocabulary)
+    made = plan([GROUPS], before=GROUPS)
+    assert made.before_seconds == pytest.approx(alone * SCORE)
+    assert made.seconds == pytest.approx(TRAIN + UPDATE)
+
+
+def test_the_memory_by_hand(plan, model, tiny_tokenizer):
+    batch = collate(GROUPS, 0)
+    kept = kept_for_backward(lambda: batch_logprobs(model, batch)[0], model)
+    weights = sum(p.numel() for p in model.parameters())
+    assert weights == LINEAR + 32 * len(tiny_tokenizer)  # the output layer is the embedding
+    held = 4 * weights + 12 * weights + 2 * 4 * 32 * len(tiny_tokenizer) + 12 * CHUNK_TOKENS * len(tiny_tokenizer)
+    expected = LIBRARIES_GIB * GIB + held + FRAGMENTS * kept
+    assert plan().peak_memory_gib * GIB == pytest.approx(expected, abs=0.1 * kept + 1)
+    assert (plan(resident_models=3).peak_memory_gib - plan().peak_memory_gib) * GIB == pytest.approx(8 * weights)
+
+
+@pytest.mark.parametrize("kind", ["all weights", "adapter", "reward"])
+def test_what_backward_keeps_grows_with_the_rows_as_the_plan_says(tiny_folder, kind):
+    causal = load_causal_lm(tiny_folder("llama"), device=CPU)
+    model = causal.requires_grad_(True)
+    if kind == "adapter":
+        model = add_adapter(causal.requires_grad_(False), Adapter(rank=2), seed=0)
+    if kind == "reward":
+        model = with_scalar_head(causal, seed=0)
+
+    def compute(part):
+        batch = collate(part, 0)
+        return end_scores(model, batch) if kind == "reward" else batch_logprobs(model, batch)[0]
+
+    memory = plan_module._Memory.of(model, compute, 0, 320, 1)
+    for rows, length in ((3, 60), (1, 200), (4, 100)):
+        third = length // 4
+        group = Group(tuple(range(1, length - 2 * third + 1)), (tuple(range(third)),) * 2, 0)
+        kept = kept_for_backward(lambda group=group, rows=rows: compute([group] * rows), model)
+        shared = 0 if rows == 1 else 0.5  # prompts that all begin alike are computed once: an upper bound then
+        assert (1 - shared) * (memory.peak((rows, length)) - memory.fixed) / FRAGMENTS <= kept * 1.1
+        assert kept <= (memory.peak((rows, length)) - memory.fixed) / FRAGMENTS * 1.1
+
+
+def test_a_plan_that_does_not_fit_says_what_would(plan, model):
+    rows = [Group(tuple(range(3, 203)), (tuple(range(100)),) * 2, n) for n in range(8)]
+    rows = [replace(row, prompt=(n, *row.prompt[1:])) for n, row in enumerate(rows)]
+    whole = plan([rows], token_budget=3200)
+    assert whole.warnings() == [] == plan([rows], token_budget=3200, limit=None).warnings()
+    fixed = plan([[GROUPS[1]]]).peak_memory_gib
+    need = whole.peak_memory_gib - fixed
+
+    def told(share: float, **changes) -> str:
+        made = plan([rows], limit=int((fixed + share * need) * plan_module.SPARE * GIB), token_budget=3200, **changes)
+        (warning,) = made.warnings()
+        assert made.lines()[-1] == warning
+        assert warning.startswith(f"This will not fit: about {made.peak_memory_gib:.1f} GiB are needed and ")
+        return warning
+
+    assert told(0.6).endswith(" free. Set token_budget=1600.")
+    assert told(0.3).endswith(" free. Set token_budget=800.")
+    assert told(0.07).endswith(" free. Set max_tokens=200, which leaves longer examples out.")
+    assert told(-2.0).endswith(" free. Take a smaller model or a machine with more memory.")
+    assert json.loads(json.dumps(whole.as_dict()))["steps"] == 1
+
+
+def test_weights_that_are_all_trained_give_way_to_an_adapter(plan, model):
+    state = 12 * sum(p.numel() for p in model.parameters())
+    made = plan([[GROUPS[1]]])
+    tight = plan([[GROUPS[1]]], limit=int((made.peak_memory_gib * GIB - state / 2) * plan_module.SPARE))
+    assert tight.warnings()[0].endswith("Train an adapter in place of all weights, or one of a lower rank.")
 
 
 def test_the_plan_in_words(plan):
-    lines = plan().lines()
+    lines = plan(before=GROUPS).lines()
     assert lines[0] == "sft: 2 examples; left out: 3 longer than 60 tokens"
     assert lines[1] == "10 tokens a pass, 29% padding, 2 prompt tokens saved by sharing"
-    assert lines[2] == "5 steps, 100 trained parameters"
-    assert plan().as_dict()["tokens"] == 10
+    assert lines[2].startswith("1 steps, ")
+    assert lines[3] == "about 0.4 GiB of memory and 8 s, after 2 s for the reference"
 
 
-def test_the_speed_of_this_machine_is_measured():
-    assert gemm_flops(torch.device("cpu"), size=128, seconds=0.02) > 1e7
+def test_the_plan_is_told_against_what_the_run_took(plan):
+    made = replace(plan(), seconds=100.0, peak_memory_gib=2.0)
+    assert (
+        made.against(seconds=110.0, peak_memory_gib=1.9)
+        == "sft: took 1 min 50 s (planned 1 min 40 s, +10%) and 1.90 GiB (planned 2.00, -5%)"
+    )
+
+
+# What is measured.
+
+
+def test_planning_leaves_the_model_as_it_was(model):
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    state = torch.get_rng_state()
+    make_plan("sft", model, Encoded(GROUPS), [GROUPS], lambda part: batch_logprobs(model, collate(part, 0))[0], token_budget=64)
+    assert all(p.grad is None and torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_time_is_that_of_the_fastest_run_after_the_first(monkeypatch):
+    clock = iter([10.0, 13.0, 20.0, 22.0, 30.0, 37.0])
+    monkeypatch.setattr("preftune.training.measure.time.perf_counter", lambda: next(clock))
+    calls = []
+    assert timed(lambda: calls.append(1), CPU, times=3) == 2.0
+    assert len(calls) == 4
+
+
+def test_an_update_takes_longer_the_more_is_trained():
+    assert update_seconds(1 << 26, CPU) == pytest.approx(16 * update_seconds(1 << 22, CPU), rel=0.9)
+
+
+def test_what_is_kept_for_backward_is_counted_by_its_bytes_and_once():
+    layer = torch.nn.Linear(8, 4)
+    x = torch.randn(5, 8)
+    # A product keeps its input (the weights do not count); a square of the result keeps that; the same input again costs nothing.
+    assert kept_for_backward(lambda: layer(x), layer) == 5 * 8 * 4
+    assert kept_for_backward(lambda: layer(x) ** 2 + layer(x), layer) == 5 * 8 * 4 + 5 * 4 * 4
+
+
+def test_this_machine_says_how_fast_it_is_and_how_much_it_holds():
+    assert gemm_flops(CPU, size=128) > 1e7
+    if resident_memory():
+        limit = memory_limit(CPU)
+        assert limit is not None
+        assert limit > resident_memory() > 1 << 26

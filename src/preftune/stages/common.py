@@ -36,8 +36,9 @@ from preftune.models.recompute import recompute_layers
 from preftune.progress import Progress
 from preftune.records import Message, Pair
 from preftune.tensors import TokenBatch
-from preftune.training.loop import Loop, peak_memory_gib
+from preftune.training.loop import Loop, peak_memory_gib, read_metrics
 from preftune.training.optim import Schedule
+from preftune.training.plan import Plan
 
 
 class StageConfig(Config):
@@ -181,16 +182,20 @@ def load_policy(base: Path, adapter: Adapter | None, *, seed: int, only: Sequenc
     return whole
 
 
-def finish(room: Room, work: Work, final: Path, loop: Loop, encoded: Encoded, **facts: Any) -> Path:
-    """Drop the checkpoint and give the folder its final name; the stage has saved its result in it."""
+def finish(room: Room, work: Work, final: Path, loop: Loop, encoded: Encoded, planned: Plan | None = None, **facts: Any) -> Path:
+    """Drop the checkpoint and give the folder its final name; the stage has saved its result in it. Tells planned against real."""
+    peak, trained_for = peak_memory_gib(), read_metrics(work.path)[-1]["seconds"]
+    if planned is not None:
+        loop.progress.note(planned.against(seconds=trained_for, peak_memory_gib=peak))
+        facts["planned"] = {"training_seconds": round(planned.seconds, 1), "peak_memory_gib": round(planned.peak_memory_gib, 2)}
     loop.close()
     (work.path / BEGUN).unlink()
     return work.finish(
         final,
         data=encoded.facts(),
         trained_parameters=room.trained_parameters,
-        training_seconds=round(loop.seconds, 1),
-        peak_memory_gib=round(peak_memory_gib(), 2),
+        training_seconds=round(trained_for, 1),
+        peak_memory_gib=round(peak, 2),
         tree_rows=room.tree,
         **facts,
     )

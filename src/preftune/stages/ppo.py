@@ -41,14 +41,14 @@ from preftune.losses.reduce import masked_mean, to_sequences
 from preftune.manifest import content_seed, disk_errors
 from preftune.models.adapter import adapter_off, add_adapter, trainable
 from preftune.models.heads import load_reward_model, scalar_head, token_values
-from preftune.models.load import batch_logprobs, device_of, find, load_causal_lm, load_tokenizer, unwrap
+from preftune.models.load import batch_logprobs, device_of, find, load_causal_lm, load_tokenizer
 from preftune.progress import Progress, Silent
 from preftune.rollout.generate import Sample, generate
 from preftune.rollout.score import NO_END_SCORE, score, token_table
 from preftune.stages.common import Room, StageConfig, finish, open_room, resolved, save_policy, start
 from preftune.training.loop import SAMPLES, Loop
 from preftune.training.optim import adamw, lr_at
-from preftune.training.plan import Plan, make_plan
+from preftune.training.plan import Plan, make_plan, steps_of
 from preftune.training.step import Loss, Step, mean_metric, train_step
 
 KL_STOP = (
@@ -377,17 +377,18 @@ def plan(config: PPOConfig, out: Path = Path("runs")) -> Plan:
     room = open_room(resolved(config, out)[0], out, Silent())
     prompts = _prompts(config, room)
     filler = tuple([0] * config.max_new_tokens)
-    indices = [batch_indices(len(prompts.groups), config.prompts_per_step, s, seed=config.seed) for s in range(config.steps)]
-    groups = [Group(prompts.groups[i].prompt, (filler,) * config.samples_per_prompt, i) for step in indices for i in step]
+    steps = steps_of(prompts.groups, steps=config.steps, batch_size=config.prompts_per_step, seed=config.seed)
+    batches = [[Group(g.prompt, (filler,) * config.samples_per_prompt, g.index) for g in step] for step in steps]
     # Policy and critic are both trained; sampling, reward model, reference, old log-probs and values are forward passes.
     return make_plan(
         "ppo",
-        unwrap(room.model),
-        Encoded(groups, prompts.left_out),
-        steps=config.steps,
+        room.model,
+        Encoded([group for step in batches for group in step], prompts.left_out),
+        batches,
+        lambda part: batch_logprobs(room.model, room.batch(part))[0],
         token_budget=config.token_budget,
-        passes=2 * config.epochs,
+        passes=config.epochs,
         forward_passes=6,
-        trained_parameters=2 * room.trained_parameters,
+        learners=2,
         resident_models=3,
     )

@@ -39,7 +39,7 @@ from preftune.stages.common import OfflineConfig, Room, finish, namer, open_room
 from preftune.stages.preference_losses import ALSO_CALLED, LOSSES, LossKind, LossName, Scored, Settings, margins, two
 from preftune.training.loop import Loop
 from preftune.training.optim import adamw, lr_at
-from preftune.training.plan import Plan, make_plan
+from preftune.training.plan import Plan, make_plan, steps_of
 from preftune.training.reference import Reference, reference_logprobs
 from preftune.training.step import Loss, mean_metric, train_step
 
@@ -109,9 +109,12 @@ def run(config: DPOConfig, out: Path = Path("runs"), *, progress: Progress | Non
         return final
     room = open_room(config, out, progress)
     encoded = _encode(room)
+    total = _steps(config, encoded)
+    planned = _planned(config, room, encoded)
+    for warning in planned.warnings():
+        progress.note(warning)
     learner = _Learner(room, config, encoded, progress)
     optimiser = adamw(room.model, weight_decay=config.weight_decay)
-    total = _steps(config, encoded)
     loop = Loop(work, name=config.loss, total=total, models={"policy": room.model}, optimisers={"policy": optimiser}, progress=progress)
 
     for step in loop.steps():
@@ -134,7 +137,7 @@ def run(config: DPOConfig, out: Path = Path("runs"), *, progress: Progress | Non
         loop.log(step, {"loss/train": done.loss, **done.metrics, "lr": lr, "grad_norm": done.grad_norm})
         learner.remember(done.metrics, loop.state)
     save_policy(room, work.path)
-    return finish(room, work, final, loop, encoded, steps=total, warnings=loop.state.get("warnings", []))
+    return finish(room, work, final, loop, encoded, planned, steps=total, warnings=loop.state.get("warnings", []))
 
 
 class _Learner:
@@ -278,16 +281,20 @@ def plan(config: DPOConfig, out: Path = Path("runs")) -> Plan:
     """Say what the run will take, without starting it."""
     room = open_room(resolved(config, out)[0], out, Silent())
     encoded = _encode(room)
+    return _planned(config, room, encoded)
+
+
+def _planned(config: DPOConfig, room: Room, encoded: Encoded) -> Plan:
     kind = LOSSES[config.loss]
     return make_plan(
         "dpo",
-        unwrap(room.model),
+        room.model,
         encoded,
-        steps=_steps(config, encoded),
+        steps_of(encoded.groups, steps=_steps(config, encoded), batch_size=config.batch_size, seed=config.seed),
+        lambda part: batch_logprobs(room.model, room.batch(part))[0],
         token_budget=config.token_budget,
-        passes=config.epochs,
-        forward_passes=kind.reference + config.epochs * (kind.moment == "matched"),
-        trained_parameters=room.trained_parameters,
+        before=encoded.groups if kind.reference else (),
+        forward_passes=float(kind.moment == "matched"),
     )
 
 

@@ -34,7 +34,7 @@ from preftune.rollout.score import score
 from preftune.stages.common import OfflineConfig, Room, finish, namer, open_room, pair_items, resolved, start
 from preftune.training.loop import Loop
 from preftune.training.optim import adamw, lr_at
-from preftune.training.plan import Plan, make_plan
+from preftune.training.plan import Plan, make_plan, steps_of
 from preftune.training.step import Loss, mean_metric, train_step
 
 SCALE_PAIRS = 100  # training pairs whose scores give the mean and sd: enough for 5 % of either
@@ -66,6 +66,9 @@ def run(config: RewardConfig, out: Path = Path("runs"), *, progress: Progress | 
     weights = torch.tensor([pair.weight for pair in room.snapshot.train])
     optimiser = adamw(room.model, eps=1e-5, weight_decay=config.weight_decay)
     total = _steps(config, encoded)
+    planned = _planned(config, room, encoded)
+    for warning in planned.warnings():
+        progress.note(warning)
     loop = Loop(work, name="reward model", total=total, models={"reward": room.model}, optimisers={"reward": optimiser}, progress=progress)
 
     def loss(groups: list[Group]) -> Loss:
@@ -103,7 +106,7 @@ def run(config: RewardConfig, out: Path = Path("runs"), *, progress: Progress | 
         held_out = _held_out(room, held_out_pairs, config.token_budget)
         task.advance()
     _save(room, policy, work.path, encoded.groups[:4], mean=mean, deviation=deviation)
-    return finish(room, work, final, loop, encoded, steps=total, normalisation={"mean": mean, "sd": deviation}, held_out=held_out)
+    return finish(room, work, final, loop, encoded, planned, steps=total, normalisation={"mean": mean, "sd": deviation}, held_out=held_out)
 
 
 def _open(config: RewardConfig, out: Path, progress: Progress) -> tuple[Room, nn.Module]:
@@ -172,17 +175,19 @@ def _save(room: Room, policy: nn.Module, folder: Path, probes: list[Group], *, m
 
 def plan(config: RewardConfig, out: Path = Path("runs")) -> Plan:
     """Say what the run will take, without starting it."""
-    room, policy = _open(resolved(config, out)[0], out, Silent())
+    room, _ = _open(resolved(config, out)[0], out, Silent())
     encoded = encode(room.renderer, pair_items(room.snapshot.train), max_tokens=room.max_tokens)
+    return _planned(config, room, encoded)
+
+
+def _planned(config: RewardConfig, room: Room, encoded: Encoded) -> Plan:
     return make_plan(
         "reward",
-        unwrap(policy),
+        room.model,
         encoded,
-        steps=_steps(config, encoded),
+        steps_of(encoded.groups, steps=_steps(config, encoded), batch_size=config.batch_size, seed=config.seed),
+        lambda part: end_scores(room.model, room.batch(part)),
         token_budget=config.token_budget,
-        passes=config.epochs,
-        forward_passes=1,
-        trained_parameters=room.trained_parameters,
     )
 
 

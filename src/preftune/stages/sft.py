@@ -20,13 +20,13 @@ from pydantic import Field
 from preftune.data.batches import Encoded, Group, batch_indices, encode, split_by_budget
 from preftune.data.snapshot_files import Example
 from preftune.models.adapter import trainable
-from preftune.models.load import batch_logprobs, unwrap
+from preftune.models.load import batch_logprobs
 from preftune.progress import Progress, Silent
 from preftune.records import Message
 from preftune.stages.common import OfflineConfig, Room, finish, namer, open_room, resolved, save_policy, start
 from preftune.training.loop import Loop
 from preftune.training.optim import adamw, lr_at
-from preftune.training.plan import Plan, make_plan
+from preftune.training.plan import Plan, make_plan, steps_of
 from preftune.training.step import Loss, train_step
 
 
@@ -47,6 +47,9 @@ def run(config: SFTConfig, out: Path = Path("runs"), *, progress: Progress | Non
     encoded = _encode(room, examples)
     optimiser = adamw(room.model, weight_decay=config.weight_decay)
     total = _steps(config, encoded)
+    planned = _planned(config, room, encoded)
+    for warning in planned.warnings():
+        progress.note(warning)
     loop = Loop(work, name="SFT", total=total, models={"policy": room.model}, optimisers={"policy": optimiser}, progress=progress)
 
     def loss(groups: list[Group]) -> Loss:
@@ -71,22 +74,24 @@ def run(config: SFTConfig, out: Path = Path("runs"), *, progress: Progress | Non
         )
         loop.log(step, {"loss/train": done.loss, **done.metrics, "lr": lr, "grad_norm": done.grad_norm})
     save_policy(room, work.path)
-    return finish(room, work, final, loop, encoded, steps=total)
+    return finish(room, work, final, loop, encoded, planned, steps=total)
 
 
 def plan(config: SFTConfig, out: Path = Path("runs")) -> Plan:
     """Say what the run will take, without starting it."""
     room = open_room(resolved(config, out)[0], out, Silent())
     encoded = _encode(room, _examples(room))
+    return _planned(config, room, encoded)
+
+
+def _planned(config: SFTConfig, room: Room, encoded: Encoded) -> Plan:
     return make_plan(
         "sft",
-        unwrap(room.model),
+        room.model,
         encoded,
-        steps=_steps(config, encoded),
+        steps_of(encoded.groups, steps=_steps(config, encoded), batch_size=config.batch_size, seed=config.seed),
+        lambda part: batch_logprobs(room.model, room.batch(part))[0],
         token_budget=config.token_budget,
-        passes=config.epochs,
-        forward_passes=0,
-        trained_parameters=room.trained_parameters,
     )
 
 
