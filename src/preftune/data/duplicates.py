@@ -22,6 +22,7 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
+from preftune.progress import Progress, Silent
 from preftune.records import Message
 
 THRESHOLD = Fraction(4, 5)
@@ -90,7 +91,7 @@ class NearDuplicates:
             elif answered and message.role == "user":
                 self._goes_on.append((digest.digest(), place))
 
-    def groups(self) -> dict[str, str]:
+    def groups(self, progress: Progress = Silent()) -> dict[str, str]:  # noqa: B008 - it holds nothing
         """Return for each name the first one of its group, in the order in which they were added."""
         if not self._names:
             return {}
@@ -98,10 +99,13 @@ class NearDuplicates:
         for digest, place in self._goes_on:
             if digest in self._spoken:
                 joined.join(self._spoken[digest], place)
-        sets, places = self._shingle_sets(joined)
-        for a, b in _candidates(sets, joined, places):
-            if joined.root(places[a]) != joined.root(places[b]) and _is_near(sets[a], sets[b]):
-                joined.join(places[a], places[b])
+        with progress.stage("near-duplicates", unit="twos of prompts compared") as task:
+            sets, places = self._shingle_sets(joined)
+            for a, b in _candidates(sets, joined, places):
+                if joined.root(places[a]) != joined.root(places[b]):
+                    task.advance()
+                    if _is_near(sets[a], sets[b]):
+                        joined.join(places[a], places[b])
         return {name: self._names[joined.root(place)] for place, name in enumerate(self._names)}
 
     def _shingle_sets(self, joined: _Joined) -> tuple[list[Numbers], list[int]]:

@@ -47,7 +47,7 @@ def check_pairs(
         for pair in pairs:
             gathered.add(pair)
             task.advance()
-    report = _report(gathered, held_out)
+    report = _report(gathered, held_out, progress)
     return replace(report, problems=problems_of(report))
 
 
@@ -77,7 +77,7 @@ def check_store(
     table = comparisons(several)
     pairwise = pairwise_agreement(table.first_words())
     report = replace(
-        _report(gathered, held_out),
+        _report(gathered, held_out, progress),
         votes=votes,
         raters=len(raters - {UNKNOWN}),
         agreement=pairwise.strict,
@@ -97,10 +97,12 @@ def prompts_in(path: Path) -> Iterator[Prompt]:
         yield item.prompt
 
 
-def _report(gathered: Gathered, held_out: Iterable[Pair | Prompt] | None) -> DataReport:
+def _report(gathered: Gathered, held_out: Iterable[Pair | Prompt] | None, progress: Progress) -> DataReport:
     total, seen = gathered.num_pairs, gathered.seen
-    groups, leaked = _groups(gathered, held_out)
-    bias = measure_bias(gathered, groups) if total else None
+    groups, leaked = _groups(gathered, held_out, progress)
+    with progress.stage("length and looks", unit="pairs") as task:
+        bias = measure_bias(gathered, groups) if total else None
+        task.advance(total)
     foreign = {part: gathered.counts[f"{part} in another language"] for part in ("chosen", "rejected")}
     return DataReport(
         pairs=total,
@@ -125,7 +127,7 @@ def _report(gathered: Gathered, held_out: Iterable[Pair | Prompt] | None) -> Dat
     )
 
 
-def _groups(gathered: Gathered, held_out: Iterable[Pair | Prompt] | None) -> tuple[NDArray[np.int64], int | None]:
+def _groups(gathered: Gathered, held_out: Iterable[Pair | Prompt] | None, progress: Progress) -> tuple[NDArray[np.int64], int | None]:
     """Return the number of each prompt's group of near-duplicates, and how many prompts are in one with a held-out prompt."""
     theirs: dict[str, None] = {}
     for item in held_out or ():
@@ -133,7 +135,7 @@ def _groups(gathered: Gathered, held_out: Iterable[Pair | Prompt] | None) -> tup
         if name not in theirs:
             theirs[name] = None
             gathered.near.add(name, item.messages)
-    groups = gathered.near.groups()
+    groups = gathered.near.groups(progress)
     numbers: dict[str, int] = {}
     ours = np.array([numbers.setdefault(groups[name], len(numbers)) for name in gathered.names], np.int64)
     there = {groups[name] for name in theirs}
