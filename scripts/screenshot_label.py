@@ -104,6 +104,7 @@ def _add(store: Store, settings: LabelSettings, ask: str, texts: tuple[str, ...]
 def _pair(page: Any, store: Store, settings: LabelSettings) -> None:
     _add(store, settings, ASK, ANSWERS[:2])
     page.goto("/")
+    page.locator("[autofocus]:focus").wait_for()
     page.keyboard.press("Enter")
     page.wait_for_url("**/a/*")
     page.keyboard.press("2")

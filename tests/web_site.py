@@ -80,6 +80,7 @@ class Visitor:
     def at_item(self, ready: str = ".ready") -> Any:
         """Open the next item, by the keyboard alone. ready: what its form has when the script is there."""
         page = self.open("/")
-        page.keyboard.press("Enter")  # the button has the focus
+        page.locator("[autofocus]:focus").wait_for()  # which comes with the first picture, on a busy machine after all is loaded
+        page.keyboard.press("Enter")
         page.locator(f"#judge{ready}").wait_for()
         return page

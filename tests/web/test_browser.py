@@ -446,6 +446,7 @@ def test_time_counts_while_somebody_is_there_and_no_longer(visit):
     add(visitor, 2)
     page = visitor.open("/")
     page.clock.install()
+    page.locator("[autofocus]:focus").wait_for()
     page.keyboard.press("Enter")
     page.locator("#judge.ready").wait_for()
     page.clock.pause_at(datetime.now(UTC) + timedelta(hours=1))  # from here on time is what the test says, however slow the machine
