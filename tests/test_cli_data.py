@@ -48,6 +48,26 @@ def test_a_dry_run_shows_counts_direction_examples_and_what_would_be_set_aside(c
     assert not Path("s.db").exists()
 
 
+def test_what_was_stored_of_one_file_is_told_where_the_next_cannot_be_read(capsys):
+    Path("odd.jsonl").write_text(json.dumps({"ask": "Say hello.", "good": "Hello!"}) + "\n")
+    code, out, err = run(capsys, "import", "rows.jsonl", "odd.jsonl", "--store", "s.db")
+    assert (code, out.splitlines()[0]) == (2, "rows.jsonl (own): 1 rows, 1 new, 0 already there")
+    assert "has rows with the keys ask, good. Say which key is which: --map prompt=KEY --map chosen=KEY --map rejected=KEY" in err
+    code, out, _ = run(capsys, "import", "odd.jsonl", "--store", "s.db", "--map", "prompt=ask", "--map", "completion=good")
+    assert (code, "  1 new demonstrations" in out) == (0, True)
+
+
+def test_prompts_alone_are_shown_too_and_ask_for_answers(capsys):
+    Path("prompts.jsonl").write_text(json.dumps({"prompt": "Say bye."}) + "\n")
+    code, out, _ = run(capsys, "import", "prompts.jsonl", "--store", "s.db")
+    assert (code, out.splitlines()[-3:]) == (
+        0,
+        ["line 1, user: Say bye.", "  (a prompt alone)", "Next: preftune sample, then preftune label"],
+    )
+    _, out, _ = run(capsys, "import", "prompts.jsonl", "rows.jsonl", "--store", "s.db")
+    assert out.splitlines()[-1] == "Next: preftune check"
+
+
 def test_a_table_is_imported_by_its_map(capsys):
     Path("table.csv").write_text("Q,good,bad\nAsk.,one,two\n")
     words = ("import", "table.csv", "--store", "s.db", "--json")

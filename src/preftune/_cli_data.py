@@ -16,6 +16,7 @@ from preftune._cli_inputs import store_address
 from preftune._cli_output import print_json
 
 if TYPE_CHECKING:
+    from preftune.data.import_report import ImportReport
     from preftune.progress import Progress
 
 app = typer.Typer()
@@ -52,8 +53,9 @@ def import_(
 
     gc.freeze()  # what is loaded by now stays anyway; else the collector looks at it again and again while rows go by
     columns = parse_map(map_ or [])
-    reports = [
-        import_preferences(
+    reports = []
+    for source in sources:
+        report = import_preferences(
             source,
             store_address(store),
             format=format_,
@@ -62,13 +64,13 @@ def import_(
             max_unpacked_bytes=round(max_unpacked_gib * 2**30),
             progress=_progress_for(source),
         )
-        for source in sources
-    ]
+        reports.append(report)
+        if not as_json:  # at once: if the next file cannot be read, what was stored of this one has been told
+            print("\n".join(report.lines()), flush=True)
     if as_json:
         print_json({"imports": [report.as_dict() for report in reports]})
     else:
-        print("\n".join(line for report in reports for line in report.lines()))
-        print("Nothing was stored (--dry-run)." if dry_run else "Next: preftune check")
+        print("Nothing was stored (--dry-run)." if dry_run else f"Next: {_after_import(reports)}")
     set_aside = sum(sum(report.set_aside.values()) for report in reports)
     if set_aside:
         rows = sum(report.rows for report in reports)
@@ -98,6 +100,12 @@ def export(
         print_json(report.as_dict())
     else:
         print("\n".join(report.lines()))
+
+
+def _after_import(reports: list[ImportReport]) -> str:
+    new = {kind: sum(report.records[kind] for report in reports) for kind in ("prompts", "judgements", "demonstrations")}
+    only_prompts = new["prompts"] and not new["judgements"] and not new["demonstrations"]
+    return "preftune sample, then preftune label" if only_prompts else "preftune check"
 
 
 def _progress_for(source: Path) -> Progress | None:

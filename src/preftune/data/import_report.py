@@ -94,8 +94,10 @@ def _tally(counts: dict[str, int], key: str) -> str:
 
 
 def example(row: Row) -> str:
-    """Return a row as lines for a person: the last user's turn, and each answer with what the first judgement says of it, or the wish."""
+    """Return a row as lines for a person: the last user's turn, and what is said of each answer, or the wish, if any."""
     lines = [f"line {row.line}, {message.role}: {shown(message.content)}" for message in row.prompt.messages[-1:]]
+    if not row.judgements and not row.demonstrations:
+        return "\n".join([*lines, "  (a prompt alone)"])
     if not row.judgements:
         return "\n".join([*lines, *(f"  wished: {shown(wished.text)}" for wished in row.demonstrations)])
     judgement = row.judgements[0]

@@ -183,7 +183,8 @@ def _count(report: ImportReport, rows: list[Row], new: dict[str, set[str]]) -> N
                 left[kind].remove(record_id)  # the next row of the same content is a duplicate
                 is_new = True
         report.count_row(row, is_new=is_new)
-        if (row.judgements or row.demonstrations) and len(report.examples) < EXAMPLES:
+        is_telling = row.judgements or row.demonstrations or not row.candidates  # unlike answers that nobody has compared yet
+        if is_telling and len(report.examples) < EXAMPLES:
             report.examples.append(example(row))
 
 

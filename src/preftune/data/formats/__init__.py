@@ -107,7 +107,9 @@ def _not_ours(path: Path, keys: list[str], first: SetAside | None, *, is_table: 
         what = f"no format that we know has the columns {', '.join(keys[:10])}"
         return DataError(what, str(path), "Say which is which: --map prompt=COLUMN --map chosen=COLUMN --map rejected=COLUMN.")
     if keys:
-        return DataError(f"no format that we know has rows with the keys {', '.join(sorted(keys)[:10])}", str(path), known)
+        what = f"no format that we know has rows with the keys {', '.join(sorted(keys)[:10])}"
+        named = "Say which key is which: --map prompt=KEY --map chosen=KEY --map rejected=KEY, or --map prompt=KEY --map completion=KEY."
+        return DataError(what, str(path), f"{named} {known}")
     if first:
         return DataError(f"no row can be read; line {first.line}: {first.reason}", str(path), known)
     return DataError("the file has no rows" if is_empty else "the rows are no JSON objects", str(path), known)
