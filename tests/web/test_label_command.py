@@ -168,6 +168,17 @@ def test_it_starts_serves_and_stops(served: tuple[subprocess.Popen[str], list[st
 
 
 @pytest.mark.slow
+def test_a_header_without_end_is_not_read_without_end(served: tuple[subprocess.Popen[str], list[str]]) -> None:
+    address = served[1][-1].split()[1]
+    with socket.create_connection(("127.0.0.1", int(address.rsplit(":", 1)[1])), timeout=10) as caller:
+        caller.sendall(b"GET /login HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Long: ")
+        with pytest.raises(ConnectionError):  # hung up; 64 MiB are more than what the system keeps on its way
+            for _ in range(1024):
+                caller.sendall(b"a" * 2**16)
+    assert get(f"{address}/healthz")[0] == 200
+
+
+@pytest.mark.slow
 def test_what_is_imported_while_it_runs_can_be_judged(tmp_path: Path, ask: Callable[..., Prompt], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "LOOK_EVERY_SECONDS", 0.05)
     with Store.create(tmp_path / "s.db") as store, serve._filling(store, LabelSettings()):

@@ -72,6 +72,7 @@ def label(
             log_level="warning",
             access_log=False,
             server_header=False,
+            http="h11",  # the other parser that uvicorn takes where it is installed, httptools, reads headers without end
             ws="none",
             proxy_headers=behind_proxy,
             ssl_certfile=tls_cert,
