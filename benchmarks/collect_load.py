@@ -9,8 +9,10 @@ send again what was not answered, must come to the same end.
 
     python benchmarks/collect_load.py [--database sqlite|postgres] [--quick]
 
-The last line is one JSON object. p95_ms is of submissions, from the first byte sent to the last one read, in the first run. There is no
-peer: `ours` is p95_ms and `bar_ms` what it must stay under.
+The last line is one JSON object. p95_ms is of submissions, from the first byte sent to the last one read, in the first run.
+server_cpu_ms and raters_cpu_ms are the CPU time of the server's process and of this one for each judgement (the raters' cost falls on the
+same machine); they say more than the clock where other programs run beside. There is no peer: `ours` is p95_ms and `bar_ms` what it must
+stay under.
 """
 
 from __future__ import annotations
@@ -75,6 +77,10 @@ class Run:
     page_seconds: list[float] = field(default_factory=list)
     draft_seconds: list[float] = field(default_factory=list)
     again: int = 0  # submissions that were sent again
+    seconds: float = 0.0
+    server_cpu_seconds: float | None = None  # while the raters work; None where the system does not say
+    raters_cpu_seconds: float = 0.0
+    lost_at_kill: int = 0
 
 
 class Server:
@@ -109,6 +115,15 @@ class Server:
     def url(self) -> str:
         """Its address."""
         return f"http://127.0.0.1:{self.port}"
+
+    def cpu_seconds(self) -> float | None:
+        """Return the CPU time of the process so far; None where there is no /proc."""
+        assert self.process
+        stat = Path(f"/proc/{self.process.pid}/stat")
+        if not stat.exists():
+            return None
+        user, system = stat.read_text().rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 class Rater:
@@ -189,34 +204,35 @@ def _hidden(page: str) -> dict[str, str]:
 
 
 def fill(store: Store, judgements: int) -> None:
-    """Add prompts with two or three answers of some length, one judgement each."""
+    """Add prompts with two or three answers of some length, one judgement each. No answer is like another, so that each is rendered."""
     prompts = [
         Prompt(messages=(Message(role="user", content=f"Question {n}: how is a file read line by line?"),)) for n in range(judgements)
     ]
-    body = "```python\nwith path.open() as file:\n    for line in file:\n        print(line)\n```\n" * 8
+    body = "```python\nwith path_{n}_{k}.open() as file:\n    for line in file:\n        print(line)\n```\n" * 8
     candidates = [
-        Candidate(prompt_id=prompt.id, text=f"Answer {k}.\n\n{body}", source=f"model-{k}")
+        Candidate(prompt_id=prompt.id, text=f"Answer {k}.\n\n{body.format(n=n, k=k)}", source=f"model-{k}")
         for n, prompt in enumerate(prompts)
         for k in range(3 if n % 4 == 0 else 2)
     ]
     store.add(prompts, candidates)
 
 
-async def rate(raters: list[Rater], server: Server, total: int, *, kill: bool) -> tuple[float, int]:
-    """Let all raters work; return the seconds, and how many answered submissions were missing after the kill."""
+async def rate(raters: list[Rater], server: Server, run: Run, total: int, *, kill: bool) -> None:
+    """Let all raters work, and note in `run` how long it took and what was missing after the kill of what was answered with success."""
     for rater in raters:
         await rater.log_in()
-    started, missing = time.perf_counter(), 0
+    started, own, served = time.perf_counter(), time.process_time(), server.cpu_seconds()
     work = [asyncio.create_task(rater.work()) for rater in raters]
     if kill:
-        run = raters[0].run
         while len(run.said) < total // 2:
             await asyncio.sleep(0.01)
         server.stop(signal.SIGKILL)
-        missing = check(server.store, list(run.said))["lost"]
+        run.lost_at_kill = check(server.store, list(run.said))["lost"]
         server.start()
     await asyncio.gather(*work)
-    return time.perf_counter() - started, missing
+    run.seconds, run.raters_cpu_seconds = time.perf_counter() - started, time.process_time() - own
+    if served is not None and not kill:
+        run.server_cpu_seconds = (server.cpu_seconds() or 0.0) - served
 
 
 def check(store: str, said: list[Said]) -> Counter[str]:
@@ -246,7 +262,7 @@ def check(store: str, said: list[Said]) -> Counter[str]:
     return found
 
 
-def run_once(store: str, folder: Path, raters: int, judgements: int, think: float, *, kill: bool) -> tuple[Run, float, int, Counter[str]]:
+def run_once(store: str, folder: Path, raters: int, judgements: int, think: float, *, kill: bool) -> tuple[Run, Counter[str]]:
     """Fill a fresh store, let all its items be judged, and check it."""
     with Store.create(store) as opened:
         fill(opened, judgements)
@@ -255,10 +271,10 @@ def run_once(store: str, folder: Path, raters: int, judgements: int, think: floa
     server, run = Server(store, folder), Run()
     try:
         people = [Rater(f"rater {n}", server, run, think, seed=n) for n in range(raters)]
-        seconds, missing = asyncio.run(rate(people, server, judgements, kill=kill))
+        asyncio.run(rate(people, server, run, judgements, kill=kill))
     finally:
         server.stop()
-    return run, seconds, missing, check(store, run.said)
+    return run, check(store, run.said)
 
 
 @contextmanager
@@ -283,6 +299,10 @@ def p95(seconds: list[float]) -> float:
     return round(statistics.quantiles(seconds, n=20)[-1] * 1000, 1)
 
 
+def each_ms(seconds: float | None, run: Run) -> float | None:
+    return None if seconds is None else round(seconds / len(run.said) * 1000, 1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--database", choices=["sqlite", "postgres"], default="sqlite")
@@ -294,9 +314,9 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="collect_load_"))
     try:
         with databases(options.database, folder) as (one, two):
-            run, seconds, _, found = run_once(one, folder, options.raters, judgements, options.think, kill=False)
-            print(f"{len(run.said):,} submissions in {seconds:.1f} s by {options.raters} raters: {dict(found)}", flush=True)
-            killed, _, missing, after = run_once(two, folder, options.raters, in_kill_run, options.think, kill=True)
+            run, found = run_once(one, folder, options.raters, judgements, options.think, kill=False)
+            print(f"{len(run.said):,} submissions in {run.seconds:.1f} s by {options.raters} raters: {dict(found)}", flush=True)
+            killed, after = run_once(two, folder, options.raters, in_kill_run, options.think, kill=True)
             print(f"with a kill in the middle: {len(killed.said):,} submissions, {killed.again} sent again: {dict(after)}", flush=True)
     finally:
         shutil.rmtree(folder)
@@ -312,9 +332,11 @@ def main() -> None:
         "max_ms": round(max(run.submit_seconds) * 1000, 1),
         "page_p95_ms": p95(run.page_seconds),
         "draft_p95_ms": p95(run.draft_seconds),
-        "judgements_per_second": round(len(run.said) / seconds, 1),
+        "judgements_per_second": round(len(run.said) / run.seconds, 1),
+        "server_cpu_ms": each_ms(run.server_cpu_seconds, run),
+        "raters_cpu_ms": each_ms(run.raters_cpu_seconds, run),
         "think_seconds": options.think,
-        "lost_after_kill": missing + after["lost"] + in_kill_run - after["stored"],
+        "lost_after_kill": killed.lost_at_kill + after["lost"] + in_kill_run - after["stored"],
         "doubled_after_kill": after["doubled"],
         "overwritten_after_kill": after["overwritten"],
         "sent_again_after_kill": killed.again,

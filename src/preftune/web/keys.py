@@ -7,6 +7,7 @@ A key is named as the script names it: one character ("?", "u"; a capital letter
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from markupsafe import Markup
 
@@ -75,6 +76,7 @@ def keys_on(page: str) -> tuple[Key, ...]:
     return tuple(key for key in KEYS if key.page in holding)
 
 
+@cache
 def script_table(page: str) -> dict[str, dict[str, str | bool]]:
     """Return what the script needs to know: by key, the action and whether it holds inside fields."""
     return {name: {"action": key.action, "inFields": key.in_fields} for key in keys_on(page) for name in key.keys}
@@ -92,6 +94,7 @@ def shown(keys: tuple[str, ...]) -> Markup:
     return Markup(" ").join(_cap(key) for key in keys)
 
 
+@cache
 def hint(action: str, page: str = "judge") -> Markup:
     """Return the key of an action as HTML, for the button that does the same. Raises KeyError where no key does it."""
     for key in KEYS:

@@ -6,6 +6,7 @@ new prompts now and then, so that what is imported meanwhile is there to be judg
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import logging
 import signal
@@ -81,6 +82,8 @@ def label(
         )
         with _filling(opened, settings), _stopping_in_order():
             say(f"Open {url} in a browser. Ctrl-C stops it; nothing is lost.")
+            gc.collect()
+            gc.freeze()  # what is loaded by now stays, so the collector need not walk through it while raters wait
             try:
                 uvicorn.Server(config).run(sockets=[listener])
             except KeyboardInterrupt:
