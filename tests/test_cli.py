@@ -18,7 +18,7 @@ from preftune.cli import main
 from preftune.errors import ConfigError, DataError, PreftuneError, Refused, Stopped
 from preftune.manifest import hash_folder, write_json
 
-COMMANDS = "demo init import mine sample label check advise snapshot export train evaluate report release config".split()
+COMMANDS = "demo init import mine sample label check advise snapshot export train evaluate scale report release config".split()
 GOOD = {"prompt": "Sort a list.", "chosen": "sorted(items)", "rejected": "items.sort()"}
 
 
@@ -320,8 +320,9 @@ def test_a_release_takes_the_newest_evaluation_of_its_run(tmp_path):
     write_json_in(tmp_path / "runs" / "r", {"id": "r"})
     with pytest.raises(ConfigError, match="Run preftune evaluate .*runs/r first"):
         evaluation_of(tmp_path / "runs" / "r", tmp_path / "reports")
-    for at, (name, run_id) in enumerate((("old", "r"), ("new", "r"), ("above", "s"))):
-        folder = write_json_in(tmp_path / "reports" / name, {"id": name, "inputs": {"model": run_id, "base": "r"}})
+    kinds = [("old", "evaluation", "r"), ("new", "evaluation", "r"), ("above", "evaluation", "s"), ("pairs", "preference", "r")]
+    for at, (name, kind, run_id) in enumerate(kinds):
+        folder = write_json_in(tmp_path / "reports" / name, {"id": name, "kind": kind, "inputs": {"model": run_id, "base": "r"}})
         os.utime(folder / "manifest.json", (at, at))
     assert evaluation_of(tmp_path / "runs" / "r", tmp_path / "reports").name == "new"
 

@@ -25,7 +25,7 @@ STEPS = [
     {"training", "rollout"},
     {"stages"},
     {"evaluate"},
-    {"release"},
+    {"release", "tuning"},
     {"cli", *(path.stem for path in SOURCE.glob("_cli_*.py")), "demo", "project", "__init__", "__main__"},  # the roof counts as one room
 ]
 STEP_OF = {room: number for number, rooms in enumerate(STEPS) for room in rooms}

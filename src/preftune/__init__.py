@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from preftune.demo import demo as run_demo
     from preftune.errors import ConfigError, DataError, ModelError, PreftuneError, Refused, ShapeError
     from preftune.evaluate.advise import advise
+    from preftune.evaluate.preference import measure_preference
     from preftune.evaluate.report import write_report
     from preftune.evaluate.run import evaluate as evaluate_model
     from preftune.manifest import read_manifest
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from preftune.stages.reward import run as train_reward
     from preftune.stages.sft import SFTConfig
     from preftune.stages.sft import run as train_sft
+    from preftune.tuning.strengths import scale, scaled_run
     from preftune.web.serve import label
     from preftune.web.settings import LabelSettings
 
@@ -100,6 +102,9 @@ _PUBLIC = {
     "load_snapshot": ("data.snapshot", "load_snapshot"),
     "export_preferences": ("data.exporting", "export_preferences"),
     "write_report": ("evaluate.report", "write_report"),
+    "measure_preference": ("evaluate.preference", "measure_preference"),
+    "scale": ("tuning.strengths", "scale"),
+    "scaled_run": ("tuning.strengths", "scaled_run"),
 }
 
 __all__ = [
@@ -141,12 +146,15 @@ __all__ = [
     "label",
     "load_config",
     "load_snapshot",
+    "measure_preference",
     "mine",
     "next_pairs",
     "read_manifest",
     "release_run",
     "run_demo",
     "sample_candidates",
+    "scale",
+    "scaled_run",
     "snapshot",
     "train_dpo",
     "train_ppo",

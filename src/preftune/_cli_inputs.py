@@ -108,10 +108,21 @@ def evaluation_of(run: Path, reports: Path) -> Path:
     from preftune.manifest import MANIFEST, read_manifest
 
     name = read_manifest(run)["id"]
-    found = [path.parent for path in reports.glob(f"*/{MANIFEST}") if read_manifest(path.parent)["inputs"].get("model") == name]
+    manifests = {path.parent: read_manifest(path.parent) for path in reports.glob(f"*/{MANIFEST}")}
+    found = [folder for folder, m in manifests.items() if m["kind"] == "evaluation" and m["inputs"].get("model") == name]
     if not found:
         raise ConfigError(f"there is no evaluation of {run} here", str(reports), f"Run preftune evaluate {run} first.")
     return max(found, key=lambda folder: (folder / MANIFEST).stat().st_mtime)
+
+
+def numbers(text: str, option: str) -> list[float]:
+    """Return the numbers of a list such as "0.5,1,1.5". Raises ConfigError where one is none."""
+    from preftune.errors import ConfigError
+
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f'"{text}" is no list of numbers ({error})', option, "Write for example 0.5,1,1.5.") from error
 
 
 def store_address(store: str | None) -> str:

@@ -61,6 +61,15 @@ class Point:
     estimate: Measured
 
 
+@dataclass(frozen=True)
+class Track:
+    """A measure with its uncertainty over something that was varied."""
+
+    label: str
+    xs: Sequence[float]
+    estimates: Sequence[Measured]
+
+
 def curves(
     name: str,
     title: str,
@@ -138,6 +147,41 @@ def trade_off(name: str, title: str, description: str, points: Sequence[Point], 
         axes.set_ylabel("style won, points")
         axes.set_xlim(min(0.0, *(point.x for point in points)), 1.06 * max(0.1, *(point.x for point in points)))
         axes.axhline(0, color=MUTED, linewidth=0.8)
+        return _svg(figure, name, title, description)
+
+
+def tracks(
+    name: str,
+    title: str,
+    description: str,
+    lines: Sequence[Track],
+    *,
+    x_unit: str,
+    unit: str,
+    guides: Sequence[tuple[float, str]] = (),
+    chosen: float | None = None,
+) -> Markup:
+    """Return measures with their 95 % intervals over something that was varied.
+
+    guides: levels to compare with, and what they are. chosen: the place across that was taken.
+    """
+    with matplotlib.rc_context(_SETTINGS):
+        figure, axes = _axes(4.4, 2.9)
+        for place, line in enumerate(lines):
+            colour, marker = SERIES[place % len(SERIES)], MARKERS[place % len(MARKERS)]
+            for x, estimate in zip(line.xs, line.estimates, strict=True):
+                if estimate.low is not None and estimate.high is not None:
+                    axes.plot([x, x], [estimate.low, estimate.high], color=colour, linewidth=1.2, alpha=0.6)
+            values = [estimate.value for estimate in line.estimates]
+            axes.plot(line.xs, values, color=colour, linestyle=DASHES[place % len(DASHES)], marker=marker, markersize=5, label=line.label)
+        for level, meaning in guides:
+            axes.axhline(level, color=MUTED, linewidth=1.0, linestyle=(0, (1, 2)), label=meaning)
+        if chosen is not None:
+            axes.axvline(chosen, color=MUTED, linewidth=1.4, label="chosen")
+        figure.legend(loc="outside upper left", ncols=3, labelcolor=INK, handlelength=2.0, borderaxespad=0.2, columnspacing=1.2)
+        axes.set_xlabel(x_unit)
+        axes.set_ylabel(unit)
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))
         return _svg(figure, name, title, description)
 
 

@@ -47,6 +47,11 @@ class Subject:
         return [[(float(s), len(c)) for s, c in zip(own, group.completions, strict=True)] for own, group in zip(sums, groups, strict=True)]
 
     @torch.no_grad()
+    def completion_logprobs(self, groups: Sequence[Group]) -> list[list[float]]:
+        """Return Σ log p in nats of every completion of each group, end token and all: what preference losses are made of."""
+        return [sums.tolist() for sums in self._sums(groups)]
+
+    @torch.no_grad()
     def bits(self, texts: Sequence[str]) -> list[tuple[float, int]]:
         """Return (bits of all tokens but the first, bytes that these cover) of each text, outside any conversation."""
         groups, sizes = [], []
