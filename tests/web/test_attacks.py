@@ -294,6 +294,22 @@ def test_fifty_megabytes_are_refused_before_they_are_read(team):
     assert MAX_BODY_BYTES < 50 * 2**20
 
 
+def test_who_hangs_up_in_the_middle_of_a_form_writes_no_trace_into_the_log(team, caplog):
+    sent = []
+
+    async def hung_up() -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, object]) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"testserver"), (b"content-length", b"9"), (b"content-type", b"application/x-www-form-urlencoded")]
+    scope = {"type": "http", "method": "POST", "path": "/login", "query_string": b"", "scheme": "http", "headers": headers}
+    asyncio.run(team.app({**scope, "http_version": "1.1", "server": ("testserver", 80), "client": ("192.0.2.1", 1)}, hung_up, send))
+    assert sent[0]["status"] == 400
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize(
     ("body", "kind"),
     [

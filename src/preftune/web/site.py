@@ -22,6 +22,7 @@ from urllib.parse import parse_qsl, urlsplit
 from fastapi import Depends, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from preftune.data.store import Store
 from preftune.errors import PreftuneError
@@ -106,7 +107,10 @@ def _from_our_own_pages(request: Request) -> bool:
 
 async def _read_body(request: Request) -> None:
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    body = await request.body()
+    try:
+        body = await request.body()
+    except ClientDisconnect as error:  # nobody reads the answer; without this it would be in the log as a bug of ours
+        raise PageError(400, "The connection ended before all was sent") from error
     try:
         if kind == "application/json":
             request.state.json = json.loads(body)
