@@ -11,13 +11,16 @@ import torch
 
 from preftune.config import load_config
 from preftune.data.batches import collate, encode
-from preftune.data.snapshot import load_snapshot
-from preftune.errors import ConfigError, PreftuneError
+from preftune.data.snapshot import load_snapshot, snapshot
+from preftune.data.store import Store
+from preftune.errors import ConfigError, DataError, PreftuneError
 from preftune.losses.reduce import sequence_sum
 from preftune.manifest import read_manifest
 from preftune.models.load import batch_logprobs, load_causal_lm, load_renderer
+from preftune.records import Candidate, Judgement, Message, Prompt
 from preftune.stages import preference
 from preftune.stages.common import pair_items
+from preftune.stages.preference_data import preferences_of
 from preftune.stages.preference_losses import LOSSES, LossName
 from preftune.training.loop import read_metrics
 from preftune.training.metrics import METRICS
@@ -26,7 +29,7 @@ EVERY = sorted(LOSSES)
 # Where each starts with its own keys, worked out by hand: log-ratios 0 in the formula of its paper.
 STARTS = {
     **dict.fromkeys(("dpo", "cdpo", "robust", "dpop", "ln_dpo", "ld_dpo", "aot"), math.log(2)),
-    "ipo": 0.25, "ipo_sum": 25.0, "hinge": 1.0, "bco": 2 * math.log(2), "apo_zero": 1.0, "apo_down": 1.0,
+    "kto": 0.5, "ipo": 0.25, "ipo_sum": 25.0, "hinge": 1.0, "bco": 2 * math.log(2), "apo_zero": 1.0, "apo_down": 1.0,
     "exo": 0.5 * math.log(0.5 / 0.99) + 0.5 * math.log(0.5 / 0.01),
 }  # fmt: skip
 
@@ -47,9 +50,41 @@ def test_the_table_and_the_names_agree():
     assert set(LOSSES) == set(get_args(LossName))
 
 
+@pytest.fixture(scope="session")
+def rich(toy):
+    """A snapshot of every kind of judgement, in which what says "a" is better than what says "b" and the number of words does not matter.
+
+    12 prompts each with: a pair and its strength; a ranking of four with a tie at the top; a tie; two thumbs up and two down.
+    """
+    folder = toy.folder / "rich"
+    folder.mkdir()
+    prompts = [Prompt(messages=(Message(role="user", content=f"Number {n}?"),)) for n in range(48)]
+    answers = {p.id: [Candidate(prompt_id=p.id, text=text) for text in ("a a a", "a a", "b b b", "b b")] for p in prompts}
+    said = []
+    for n, prompt in enumerate(prompts):
+        first, second, third, fourth = (candidate.id for candidate in answers[prompt.id])
+        match n % 4:
+            case 0:
+                better, worse = (first, fourth) if n % 8 else (second, third)
+                said.append(Judgement(prompt_id=prompt.id, ranking=((better,), (worse,)), strength=1 + n % 3))
+            case 1:
+                said.append(Judgement(prompt_id=prompt.id, ranking=((first, second), (third,), (fourth,))))
+            case 2:
+                said.append(Judgement(prompt_id=prompt.id, ranking=((first, second),)))
+            case 3:
+                said += [
+                    Judgement(prompt_id=prompt.id, ranking=((c,),), acceptable=(c,) * (c in (first, second)))
+                    for c in (first, second, third, fourth)
+                ]
+    with Store.create(folder / "store.db") as store, store.writer() as writer:
+        writer.add(prompts, [c for found in answers.values() for c in found], said)
+    return snapshot(folder / "store.db", folder / "snapshots", held_out=0.0)
+
+
 @pytest.mark.parametrize("loss", EVERY)
-def test_every_loss_starts_where_it_should_and_learns_the_planted_preference(toy, loss):
-    run = toy.run("dpo", loss=loss, seed=5)
+def test_every_loss_starts_where_it_should_and_learns_the_planted_preference(toy, rich, loss):
+    data = toy.data if LOSSES[loss].data == "pairs" else rich
+    run = toy.run("dpo", loss=loss, seed=5, data=str(data), epochs=2 if data == toy.data else 6)
     rows = read_metrics(run)
     if loss in STARTS:
         assert rows[0]["loss/train"] == pytest.approx(STARTS[loss], rel=1e-4)
@@ -142,6 +177,113 @@ def test_a_run_that_raises_the_chosen_answers_says_nothing_of_falling(toy):
     assert not [note for note in heard.notes if "both fall" in note]
 
 
+# What a loss learns from.
+
+
+def test_a_loss_says_what_of_the_data_it_does_not_use(toy, rich):
+    heard = Heard()
+    run = toy.run("dpo", data=str(rich), epochs=1, progress=heard)
+    assert read_manifest(run)["unused"] == {"ties": 24, "thumbs": 48}
+    assert "Not used, as loss dpo learns nothing from them: 24 ties, 48 thumbs." in heard.notes
+    assert read_manifest(run)["data"]["groups"] == 12 + 12 * 5  # 12 pairs, and those of 12 rankings whose two first are tied
+
+
+def test_ties_thumbs_strengths_and_rankings_reach_the_losses_that_learn_from_them(rich):
+    found = load_snapshot(rich)
+    rows = {data: preferences_of(found, data, seed=0) for data in ("pairs", "strengths", "ties", "answers", "rankings")}
+    assert {data: len(of.rows) for data, of in rows.items()} == {
+        "pairs": 72, "strengths": 12, "ties": 72 + 24, "answers": 48 + 24 + 12 * 4 - 12, "rankings": 12 + 12,
+    }  # fmt: skip
+    assert rows["strengths"].unused["pairs of unknown strength"] == 60
+    assert {row.strength for row in rows["strengths"].rows} == {1.0, 2.0, 3.0}
+    assert sum(row.ranks == (1, 1) for row in rows["ties"].rows) == 24
+    assert {row.ranks for row in rows["rankings"].rows} == {(1, 1, 2, 3), (1, 2)}
+
+
+def test_kto_learns_from_thumbs_and_from_both_sides_of_pairs_each_side_weighing_the_same(rich):
+    rows = preferences_of(load_snapshot(rich), "answers", seed=0).rows
+    assert {(row.answers[0][0], row.desirable) for row in rows} == {("a", True), ("b", False)}
+    up, down = (sum(row.weight for row in rows if row.desirable == side) for side in (True, False))
+    assert up == pytest.approx(down)
+    by_prompt = {text: {row.messages for row in rows if row.answers[0] == text} for text in ("a a a", "a a", "b b b", "b b")}
+    assert all(
+        any(row.answers[1] == text and asked != row.messages for text, all_asked in by_prompt.items() for asked in all_asked)
+        for row in rows
+    )
+
+
+def test_kto_of_thumbs_alone_trains_and_without_bad_ones_is_a_sentence(toy, tmp_path):
+    def thumbs(name, *words):
+        prompts = [Prompt(messages=(Message(role="user", content=f"{word} {n}?"),)) for n, word in enumerate(words)]
+        answers = [Candidate(prompt_id=p.id, text="a a" if p.text.startswith("up") else "b b") for p in prompts]
+        said = [Judgement(prompt_id=c.prompt_id, ranking=((c.id,),), acceptable=(c.id,) * (c.text == "a a")) for c in answers]
+        with Store.create(tmp_path / f"{name}.db") as store, store.writer() as writer:
+            writer.add(prompts, answers, said)
+        return str(snapshot(tmp_path / f"{name}.db", toy.folder / f"snapshots_{name}", held_out=0.0))
+
+    rows = read_metrics(toy.run("dpo", loss="kto", data=thumbs("both", *["up", "down"] * 6), epochs=3))
+    assert rows[0]["loss/train"] == pytest.approx(0.5, abs=1e-4)
+    assert rows[-1]["loss/train"] < 0.48
+    with pytest.raises(DataError, match="every answer is good. kto needs both: collect thumbs up and down, or pairs"):
+        toy.run("dpo", loss="kto", data=thumbs("good", *["up"] * 6))
+    with pytest.raises(DataError, match="no example is left to learn from"):
+        toy.run("dpo", data=thumbs("both", *["up", "down"] * 6))
+
+
+@pytest.mark.parametrize(
+    ("loss", "sentence"),
+    [
+        ("odpo", "no pair says how clear it is. Take loss=dpo, or ask raters for strengths as well."),
+        ("plackett_luce", "no ranking has three answers or more. Take loss=dpo, which is the same for pairs."),
+    ],
+)
+def test_data_without_what_the_loss_learns_from_is_a_sentence(toy, loss, sentence):
+    with pytest.raises(DataError, match=sentence):
+        toy.run("dpo", loss=loss)
+
+
+def test_a_tie_teaches_that_the_two_are_alike_and_its_share_is_told(toy, rich):
+    rows = read_metrics(toy.run("dpo", loss="rao_kupper", data=str(rich), batch_size=96, epochs=1))
+    assert rows[0]["ties/train"] == pytest.approx(24 / 96)
+    # At equal odds a win costs −log σ(−log 3) = log 4 and a tie, at an even chance, log 2.
+    assert rows[0]["loss/train"] == pytest.approx((72 * math.log(4) + 24 * math.log(2)) / 96, abs=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["kto", "plackett_luce", "davidson"])
+def test_how_many_tokens_are_computed_at_once_changes_nothing_for_rows_of_any_kind(toy, rich, loss):
+    small, large = (
+        read_metrics(toy.run("dpo", loss=loss, data=str(rich), lr=1e-4, epochs=1, token_budget=budget)) for budget in (64, 8192)
+    )
+    for ours, theirs in zip(small, large, strict=True):
+        for name in ours.keys() - {"seconds", "accuracy/train", "logprobs/both_fall"}:
+            assert ours[name] == pytest.approx(theirs[name], abs=1e-4, rel=1e-4), name
+
+
+# A reference that follows.
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["adapter", "all weights"])
+def test_after_a_hard_update_the_policy_is_its_own_reference(toy, whole):
+    rows = read_metrics(toy.run("dpo", whole=whole, epochs=2, reference_update={"every": 3, "mix": 1.0}))
+    assert [row["reference/updates"] for row in rows] == [0, 0, 0, 1, 1, 1, 2, 2]
+    assert rows[2]["loss/train"] < 0.68
+    for step in (0, 3, 6):  # the first after an update is a first step again; what is logged is still the way from the start
+        assert rows[step]["loss/train"] == pytest.approx(math.log(2), abs=1e-4)
+        assert rows[step]["margin/train"] == pytest.approx(0, abs=1e-3)
+    assert abs(rows[3]["logprobs/rejected"]) > 0.1
+
+
+def test_a_soft_update_goes_part_of_the_way(toy):
+    soft = read_metrics(toy.run("dpo", epochs=2, reference_update={"every": 3, "mix": 0.5}))
+    still = read_metrics(toy.run("dpo", epochs=2))
+    assert 1e-3 < soft[3]["margin/train"] < still[3]["margin/train"]
+
+
+def test_a_reference_that_would_never_move_is_refused(toy):
+    with pytest.raises(ConfigError, match=r'key "reference_update.every": the reference moves every 8 steps, and the run has 8'):
+        toy.run("dpo", epochs=2, reference_update={"every": 8})
+
+
 # Settings.
 
 
@@ -156,6 +298,8 @@ def config(*words: str) -> preference.DPOConfig:
         (["loss=sigmoid"], 'key "loss" is "sigmoid": unknown. Did you mean "dpo"?'),
         (["loss=exo_pair"], 'Did you mean "exo"?'),
         (["gamma=1"], 'key "gamma" means nothing to loss "dpo", which takes beta, label_smoothing, nll_weight. Leave it out, or take'),
+        (["loss=simpo", "reference_update.every=4"], 'key "reference_update" means nothing to loss "simpo", which has no reference.'),
+        (["loss=kto", "nll_weight=1"], 'key "nll_weight" means nothing to loss "kto", which takes beta.'),
         (["loss=simpo", "label_smoothing=0.1"], 'key "label_smoothing" means nothing to loss "simpo"'),
         (["loss=exo", "label_smoothing=0"], 'key "label_smoothing" is 0, where loss "exo" is infinite. Give a small share, such as 0.01.'),
         (["loss=ld_dpo", "alpha=2"], 'key "alpha" is 2.0: loss "ld_dpo" weighs the longer answer\'s tail by it. Give 0 to 1.'),

@@ -151,6 +151,15 @@ def test_full_training_resumes_as_well(toy, elsewhere, saving_at_each_step, stag
     assert_same(elsewhere.run(stage, whole=True, **settings(elsewhere, stage)), undisturbed)
 
 
+@pytest.mark.parametrize("changes", [{"loss": "bco"}, {"reference_update": {"every": 2, "mix": 0.5}}], ids=["its shift", "its reference"])
+@pytest.mark.parametrize("whole", [False, True], ids=["adapter", "all weights"])
+def test_what_a_loss_keeps_of_earlier_steps_is_there_again(toy, elsewhere, saving_at_each_step, changes, whole):
+    undisturbed = toy.run("dpo", whole=whole, **SHORT["dpo"], **changes)
+    with pytest.raises(KeyboardInterrupt):
+        elsewhere.run("dpo", whole=whole, progress=KillAfter(4), **SHORT["dpo"], **changes)
+    assert_same(elsewhere.run("dpo", whole=whole, **SHORT["dpo"], **changes), undisturbed)
+
+
 def test_dpo_killed_while_it_measures_the_reference(toy, elsewhere):
     class KillAtTheReference(Silent):
         def advance(self, n: int = 1, **metrics: float) -> None:

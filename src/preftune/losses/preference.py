@@ -208,8 +208,9 @@ def length_desensitised(logprobs: Tensor, mask: Tensor, shared: Tensor, *, tail_
 def kto(logratios: Tensor, desirable: Tensor, kl: float | Tensor, *, beta: float) -> Tensor:
     """Return 1 − σ(β(h − z)) of a desirable answer and 1 − σ(β(z − h)) of another, one value an answer; nothing is paired.
 
-    logratios h: float [S], log π(y|x) − log ref(y|x), summed, nats. desirable: bool [S]. kl z: at least 0, without gradient, the same for
-    all answers of a step: the mean h of prompts with answers to *other* prompts (`kto_kl`). λ_D and λ_U are the weights of the division.
+    logratios h: float [S], log π(y|x) − log ref(y|x), summed, nats. desirable: bool [S]. kl z: a number, or [S]; at least 0, without
+    gradient, the same for all answers of a step: the mean h of prompts with answers to *other* prompts (`kto_kl`). λ_D and λ_U are the
+    weights of the division.
     Source: Ethayarajh et al. 2402.01306, eq. 7. Differs: none.
     """
     check_shapes("S", logratios=logratios, desirable=desirable)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pydantic import Field
 from torch import nn
@@ -14,7 +14,6 @@ from torch import nn
 from preftune.config import Config
 from preftune.data.batches import Encoded, Group, collate
 from preftune.data.snapshot import Snapshot, load_snapshot
-from preftune.data.snapshot_files import Example
 from preftune.data.template import Renderer
 from preftune.errors import ConfigError
 from preftune.manifest import MANIFEST, Work, begin, differences, disk_errors, folder_id, hash_folder, versions, write_json
@@ -224,7 +223,16 @@ def save_adapter(model: Any, folder: Path, *, base: str) -> None:
         file.chmod(0o644)
 
 
-def namer(examples: Sequence[Pair | Example]) -> Callable[[list[Group]], str]:
+class Grouped(Protocol):
+    """What belongs to a prompt."""
+
+    @property
+    def group(self) -> str:
+        """The prompt's id."""
+        ...
+
+
+def namer(examples: Sequence[Grouped]) -> Callable[[list[Group]], str]:
     """Return what names a micro-batch of these for an error: the place of each in the data, from 0, and its prompt's id."""
     return lambda groups: "rows " + ", ".join(f"{g.index} (prompt {examples[g.index].group or 'unnamed'})" for g in groups)
 

@@ -3,10 +3,12 @@
     reference log-probs of every answer: once, before the first step, kept in the project (not for simpo, cpo and orpo)
     for each optimiser step:
         take batch_size pairs (a function of the seed and the step); a pair is one row [prompt | chosen | rejected]
+            (kto: single answers; plackett_luce: rankings; rao_kupper and davidson: pairs and ties)
         h = Σ log π(answer) − Σ log ref(answer), for the chosen and the rejected answer
         loss = − log σ(beta (h_chosen − h_rejected)), the mean over pairs          Rafailov et al. 2305.18290, eq. 7
                (or another of `preference_losses.py`, as the key `loss` says; plus nll_weight · NLL of the chosen answer)
         one AdamW step
+        every so many steps, where reference_update says so: move the reference towards the policy          (TR-DPO, 2404.09656)
 
 At step 0 policy and reference are the same, so every h is 0 and the loss has a known value (log 2 for DPO): the run checks that and
 stops where it is not so. Start it with
@@ -19,6 +21,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,26 +30,37 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from preftune.config import Config
 from preftune.data.batches import Encoded, Group, batch_indices, encode, split_by_budget
-from preftune.errors import PreftuneError
-from preftune.losses.preference import length_desensitised, matched_by_rank, nll
-from preftune.losses.reduce import sequence_length, sequence_sum, to_sequences
+from preftune.errors import ConfigError, PreftuneError
+from preftune.losses.preference import kto_kl, length_desensitised, matched_by_rank, nll
+from preftune.losses.reduce import sequence_sum, to_sequences
 from preftune.losses.reward import accuracy
 from preftune.models.adapter import trainable
 from preftune.models.load import batch_logprobs, unwrap
 from preftune.progress import Progress, Silent
-from preftune.stages.common import OfflineConfig, Room, finish, namer, open_room, pair_items, resolved, save_policy, start
+from preftune.stages.common import OfflineConfig, Room, finish, namer, open_room, resolved, save_policy, start
+from preftune.stages.preference_data import Preferences, preferences_of
 from preftune.stages.preference_losses import ALSO_CALLED, LOSSES, LossKind, LossName, Scored, Settings, margins, two
 from preftune.training.loop import Loop
+from preftune.training.moving import MovingReference
 from preftune.training.optim import adamw, lr_at
 from preftune.training.plan import Plan, make_plan, steps_of
 from preftune.training.reference import Reference, reference_logprobs
 from preftune.training.step import Loss, mean_metric, train_step
 
 LOSS_KEYS = ("beta", "label_smoothing", "gamma", "alpha", "nll_weight")
+OWN, OF_ANOTHER, ALL = slice(0, 1), slice(1, 2), slice(None)  # of KTO's answers: the row's own, that of another prompt
 BOTH_FALL_STEPS = 10  # the mean over so many steps is looked at
 BOTH_FALL_NATS = 1.0  # an answer; below, it may be the batch's luck
 BOTH_FALL_NATS_A_TOKEN = 0.1  # where there is no reference to compare with, only the first steps
+
+
+class ReferenceUpdate(Config):
+    """When and how far the reference follows the policy (TR-DPO, Gorbatovski et al. 2404.09656)."""
+
+    every: int = Field(ge=1, description="steps between two updates (the paper: 256 to 512)")
+    mix: float = Field(0.6, gt=0, le=1, description="share of the policy in the new reference: 1 = hard, 0.5 to 0.6 = soft")
 
 
 class DPOConfig(OfflineConfig):
@@ -60,7 +74,7 @@ class DPOConfig(OfflineConfig):
     label_smoothing: float | None = Field(
         None, ge=0, lt=0.5, description="measured share of flipped judgements; above 0 = cDPO; null = the loss's own (dpo: 0)"
     )
-    gamma: float | None = Field(None, ge=0, description="margin asked for (simpo: 1); null = the loss's own")
+    gamma: float | None = Field(None, ge=0, description="margin asked for (simpo: 1; odpo: 0.3 a point of strength); null = the loss's own")
     alpha: float | None = Field(
         None, ge=0, description="weight of the loss's second part (dpop: penalty, 50; ld_dpo: tail tokens, 0.5); null = the loss's own"
     )
@@ -68,6 +82,10 @@ class DPOConfig(OfflineConfig):
         None,
         ge=0,
         description="weight of the chosen answer's NLL a token, added to the loss; null = the loss's own (rpo, cpo, orpo: 1; dpo: 0)",
+    )
+
+    reference_update: ReferenceUpdate | None = Field(
+        None, description="let the reference follow the policy (TR-DPO): every so many steps, by mix; null = it stays the start"
     )
 
     @field_validator("loss", mode="before")
@@ -88,6 +106,8 @@ class DPOConfig(OfflineConfig):
                 raise ValueError(
                     f'key "{key}" means nothing to loss "{self.loss}", which takes {", ".join(own)}. Leave it out, or take {users}'
                 )
+        if self.reference_update and not LOSSES[self.loss].reference:
+            raise ValueError(f'key "reference_update" means nothing to loss "{self.loss}", which has no reference. Leave it out')
         if self.loss == "exo" and self.settings.label_smoothing == 0:
             raise ValueError('key "label_smoothing" is 0, where loss "exo" is infinite. Give a small share, such as 0.01')
         if self.loss == "ld_dpo" and self.settings.alpha > 1:
@@ -108,14 +128,25 @@ def run(config: DPOConfig, out: Path = Path("runs"), *, progress: Progress | Non
     if work is None:
         return final
     room = open_room(config, out, progress)
-    encoded = _encode(room)
+    data, encoded = _encode(config, room)
+    if data.said(config.loss):
+        progress.note(data.said(config.loss))
     total = _steps(config, encoded)
+    if config.reference_update and config.reference_update.every >= total:
+        raise ConfigError(
+            f"the reference moves every {config.reference_update.every} steps, and the run has {total}",
+            'key "reference_update.every"',
+            "Give less, or train for more epochs.",
+        )
     planned = _planned(config, room, encoded)
     for warning in planned.warnings():
         progress.note(warning)
-    learner = _Learner(room, config, encoded, progress)
+    learner = _Learner(room, config, data, encoded, progress)
     optimiser = adamw(room.model, weight_decay=config.weight_decay)
     loop = Loop(work, name=config.loss, total=total, models={"policy": room.model}, optimisers={"policy": optimiser}, progress=progress)
+
+    if config.reference_update:
+        learner.moving = MovingReference(room.model, loop.state)
 
     for step in loop.steps():
         picked = [encoded.groups[i] for i in batch_indices(len(encoded.groups), config.batch_size, step, seed=config.seed)]
@@ -130,25 +161,31 @@ def run(config: DPOConfig, out: Path = Path("runs"), *, progress: Progress | Non
             lr=lr,
             max_grad_norm=config.max_grad_norm,
             where=f"DPO step {step + 1}",
-            name_batch=namer(room.snapshot.train),
+            name_batch=namer(data.rows),
         )
         if step == 0:
             learner.check_start(done.loss, done.metrics)
         loop.log(step, {"loss/train": done.loss, **done.metrics, "lr": lr, "grad_norm": done.grad_norm})
         learner.remember(done.metrics, loop.state)
+        if learner.moving and config.reference_update and (step + 1) % config.reference_update.every == 0:
+            learner.moving.follow(config.reference_update.mix)
     save_policy(room, work.path)
-    return finish(room, work, final, loop, encoded, planned, steps=total, warnings=loop.state.get("warnings", []))
+    facts = {"unused": {what: n for what, n in data.unused.items() if n}, "warnings": loop.state.get("warnings", [])}
+    return finish(room, work, final, loop, encoded, planned, steps=total, **facts)
 
 
 class _Learner:
     """The loss of a run: its reference, and what it measures over a whole batch before a step."""
 
-    def __init__(self, room: Room, config: DPOConfig, encoded: Encoded, progress: Progress) -> None:
-        self.room, self.config, self.progress = room, config, progress
+    def __init__(self, room: Room, config: DPOConfig, data: Preferences, encoded: Encoded, progress: Progress) -> None:
+        self.room, self.config, self.progress, self.rows = room, config, progress, data.rows
         self.kind: LossKind = LOSSES[config.loss]
         self.settings = config.settings
-        self.weights = torch.tensor([pair.weight for pair in room.snapshot.train])
-        self.moments: dict[int, float] = {}  # by the pair's place in the data
+        self.weights = torch.tensor([row.weight for row in data.rows])
+        self.moments: dict[int, float] = {}  # by the row's place in the data
+        self.seen: list[float] = [0.0, 0]  # bco: the sum of this step's rewards, and their number
+        self.learned = _learned(self.kind)
+        self.moving: MovingReference | None = None
         self.reference: Reference | None = None
         if self.kind.reference:
             self.reference = reference_logprobs(
@@ -165,34 +202,56 @@ class _Learner:
         return float(self.weights[[g.index for g in groups]].sum())
 
     def loss(self, groups: list[Group]) -> Loss:
-        scored = self.score(groups)
+        scored = self.score(groups, self.learned)
         values = self.kind.values(scored, self.settings)
-        metrics = self.metrics(scored)
+        metrics = self.metrics(scored, groups)
+        if self.kind.moment == "shift":
+            self.seen[0] += self.settings.beta * float(scored.logratios.detach().sum())
+            self.seen[1] += len(scored.logratios)
         if self.settings.nll_weight:
             term = nll(two(scored.means)[0])
             metrics["loss/nll"] = mean_metric(term)
             values = values + self.settings.nll_weight * term
         return Loss(values, self.weights[[g.index for g in groups]].to(values.device), metrics)
 
-    def score(self, groups: Sequence[Group]) -> Scored:
-        """Return the log-probs of the groups' answers, with gradient where it is on."""
+    def score(self, groups: Sequence[Group], which: slice) -> Scored:
+        """Return the log-probs of these of the groups' answers, with gradient where it is on."""
+        taken = [replace(group, completions=group.completions[which]) for group in groups]
+        lengths = torch.tensor([len(completion) for group in taken for completion in group.completions])
+        if self.moving and self.moving.updates:
+            with self.moving.in_place():  # before the policy's own pass, whose graph must not see other weights
+                ref_sums = self._policy_sums(taken, lengths)
+        else:
+            ref_sums = self._start_sums(groups, which, lengths)
+        sums = self._policy_sums(taken, lengths)
+        rows = [self.rows[group.index] for group in groups]
+        device = sums.device
+        return Scored(
+            sums,
+            ref_sums.to(device),
+            lengths.to(device),
+            moment=torch.tensor([self.moments.get(group.index, 0.0) for group in groups], dtype=sums.dtype, device=device),
+            strengths=torch.tensor([row.strength for row in rows], dtype=sums.dtype, device=device),
+            desirable=torch.tensor([row.desirable for row in rows], device=device),
+            ranks=pad_sequence([torch.tensor(row.ranks[which]) for row in rows], batch_first=True).to(device),
+        )
+
+    def _policy_sums(self, groups: Sequence[Group], lengths: Tensor) -> Tensor:
         batch = self.room.batch(groups)
         logprobs, _ = batch_logprobs(self.room.model, batch)
-        lengths = sequence_length(batch.sequence, batch.num_sequences)
-        if self.config.loss == "ld_dpo":
-            sums = self._desensitised(*to_sequences(logprobs, batch.sequence, batch.num_sequences), lengths)
-        else:
-            sums = sequence_sum(logprobs, batch.sequence, batch.num_sequences)
-        moment = torch.tensor([self.moments.get(g.index, 0.0) for g in groups], dtype=sums.dtype, device=sums.device)
-        return Scored(sums, self._ref_sums(groups, lengths).to(sums.device), lengths, moment)
-
-    def _ref_sums(self, groups: Sequence[Group], lengths: Tensor) -> Tensor:
-        if self.reference is None:
-            return torch.full(lengths.shape, math.nan)  # so that a formula which reads it shows
         if self.config.loss != "ld_dpo":
-            return self.reference.sums(groups)
-        rows = pad_sequence([row for g in groups for row in self.reference.tokens[g.index]], batch_first=True)
-        return self._desensitised(rows, torch.arange(rows.shape[1]) < lengths.cpu()[:, None], lengths.cpu())
+            return sequence_sum(logprobs, batch.sequence, batch.num_sequences)
+        return self._desensitised(*to_sequences(logprobs, batch.sequence, batch.num_sequences), lengths.to(logprobs.device))
+
+    def _start_sums(self, groups: Sequence[Group], which: slice, lengths: Tensor) -> Tensor:
+        """Return log ref under the weights that training started from, [S]; nan where there is none, which shows."""
+        if self.reference is None:
+            return torch.full(lengths.shape, math.nan)
+        found = [row for group in groups for row in self.reference.tokens[group.index][which]]
+        if self.config.loss != "ld_dpo":
+            return torch.stack([row.sum() for row in found])
+        rows = pad_sequence(found, batch_first=True)
+        return self._desensitised(rows, torch.arange(rows.shape[1]) < lengths[:, None], lengths)
 
     def _desensitised(self, logprobs: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
         shared = torch.minimum(*two(lengths)).repeat_interleave(2)
@@ -200,45 +259,74 @@ class _Learner:
 
     def look_at(self, picked: list[Group], state: dict[str, Any]) -> None:
         """Measure, before a step, what the loss takes from its whole batch, so that how the batch is cut changes nothing."""
+        parts = split_by_budget(picked, self.config.token_budget)
+        order = [group.index for part in parts for group in part]
         match self.kind.moment:
             case "shift":
-                seen = state.setdefault("rewards", [0.0, 0.0])  # their sum and their number, over all steps before
-                self.moments = dict.fromkeys((g.index for g in picked), seen[0] / seen[1] if seen[1] else 0.0)
+                total, count = state.setdefault("rewards", [0.0, 0])  # of all answers of the steps before
+                self.moments, self.seen = dict.fromkeys(order, total / count if count else 0.0), [0.0, 0]
             case "matched":
                 with torch.no_grad():
-                    parts = split_by_budget(picked, self.config.token_budget)
-                    scored = [self.score(part) for part in parts]
-                policy, reference = (
-                    torch.cat([margins(x) for x in rows]) for rows in ([s.sums for s in scored], [s.ref_sums for s in scored])
-                )
-                order = [g.index for part in parts for g in part]
+                    scored = [self.score(part, ALL) for part in parts]
+                policy = torch.cat([margins(one.sums) for one in scored])
+                reference = torch.cat([margins(one.ref_sums) for one in scored])
                 self.moments = dict(zip(order, matched_by_rank(policy, reference).tolist(), strict=True))
+            case "kl":
+                with torch.no_grad():
+                    logratios = torch.cat([self.score(part, OF_ANOTHER).logratios for part in parts])
+                self.moments = dict.fromkeys(order, float(kto_kl(logratios)))
 
-    def metrics(self, scored: Scored) -> dict[str, tuple[float, float]]:
-        """Return what tells trouble: the two sides apart, and by how much they are."""
-        rewards = two(self.kind.rewards(scored))
-        means, lengths = two(scored.means), two(scored.lengths)
+    def metrics(self, scored: Scored, groups: Sequence[Group]) -> dict[str, tuple[float, float]]:
+        """Return what tells trouble: the better and the worse answers apart, and by how much they are."""
+        scored = replace(scored, sums=scored.sums.detach())
+        better, worse = self._sides(scored)
+        ahead, behind = self._compared(scored)
         told = {
-            "accuracy/train": mean_metric(accuracy(*rewards)),
-            "margin/train": mean_metric(self.settings.beta * (rewards[0] - rewards[1])),
-            "logprobs/chosen_per_token": mean_metric(means[0]),
-            "logprobs/rejected_per_token": mean_metric(means[1]),
-            "length/chosen": mean_metric(lengths[0]),
-            "length/rejected": mean_metric(lengths[1]),
+            "accuracy/train": mean_metric(accuracy(ahead, behind)),
+            "margin/train": mean_metric(self.settings.beta * (ahead - behind)),
+            "logprobs/chosen_per_token": mean_metric(scored.means, better),
+            "logprobs/rejected_per_token": mean_metric(scored.means, worse),
+            "length/chosen": mean_metric(scored.lengths, better),
+            "length/rejected": mean_metric(scored.lengths, worse),
         }
         if self.reference is not None:
-            chosen, rejected = scored.pairs
-            told["logprobs/chosen"] = mean_metric(chosen)
-            told["logprobs/rejected"] = mean_metric(rejected)
-            told["logprobs/both_fall"] = mean_metric(((chosen < 0) & (rejected < 0)).float())
+            moved = scored.sums - self._start_sums(groups, self.learned, scored.lengths.cpu()).to(scored.sums.device)
+            told["logprobs/chosen"] = mean_metric(moved, better)
+            told["logprobs/rejected"] = mean_metric(moved, worse)
+            if self.kind.data not in ("answers", "rankings"):
+                told["logprobs/both_fall"] = mean_metric(((moved[better] < 0) & (moved[worse] < 0)).float())
+        if self.kind.data == "ties":
+            told["ties/train"] = mean_metric(scored.tied.float())
+        if self.kind.moment == "kl":
+            told["kl/mismatched"] = mean_metric(scored.moment)
+        if self.moving:
+            told["reference/updates"] = (float(self.moving.updates), 1.0)
         return told
+
+    def _sides(self, scored: Scored) -> tuple[Tensor, Tensor]:
+        """Return which answers are the better ones and which the worse, bool [S]: a row's best and last, where these differ."""
+        if self.kind.data == "answers":
+            return scored.desirable, scored.desirable.logical_not()
+        last = scored.ranks.amax(1, keepdim=True).expand_as(scored.ranks)
+        present = scored.ranks > 0
+        ranks, lasts = scored.ranks[present], last[present]
+        return (ranks == 1) & (lasts > 1), (ranks == lasts) & (lasts > 1)
+
+    def _compared(self, scored: Scored) -> tuple[Tensor, Tensor]:
+        """Return the rewards of every two answers of which one is better, the better one's first; KTO's with its point of reference."""
+        rewards = self.kind.rewards(scored)
+        if self.kind.data == "answers":
+            return torch.where(scored.desirable, rewards, scored.moment), torch.where(scored.desirable, scored.moment, rewards)
+        ranks, table = scored.ranks, scored.rows(rewards)
+        row, better, worse = ((ranks[:, :, None] > 0) & (ranks[:, None, :] > ranks[:, :, None])).nonzero(as_tuple=True)
+        return table[row, better], table[row, worse]
 
     def check_start(self, loss: float, metrics: dict[str, float]) -> None:
         """Raise PreftuneError unless policy and reference agree before the first step: log-ratios 0, and the loss what that makes it."""
         if self.reference is None:
             return
         exact = unwrap(self.room.model).dtype == torch.float32
-        apart = max(abs(metrics["logprobs/chosen"]), abs(metrics["logprobs/rejected"]))
+        apart = max(abs(metrics.get("logprobs/chosen", 0.0)), abs(metrics.get("logprobs/rejected", 0.0)))
         fix = "The reference is not what training starts from: delete the unfinished run and start it again."
         if apart > (1e-3 if exact else 0.1):
             raise PreftuneError(f"policy and reference differ by {apart:.4f} nats before anything was learned", "DPO step 1", fix)
@@ -254,11 +342,12 @@ class _Learner:
     def remember(self, metrics: dict[str, float], state: dict[str, Any]) -> None:
         """Keep what later steps need, and say once where chosen and rejected both fall."""
         if self.kind.moment == "shift":
-            seen = state["rewards"]
-            seen[0] += self.settings.beta * (metrics["logprobs/chosen"] + metrics["logprobs/rejected"]) / 2
-            seen[1] += 1
+            state["rewards"] = [before + now for before, now in zip(state["rewards"], self.seen, strict=True)]
         suffix = "" if self.reference else "_per_token"
-        now = [metrics[f"logprobs/{side}{suffix}"] for side in ("chosen", "rejected")]
+        named = [f"logprobs/{side}{suffix}" for side in ("chosen", "rejected")]
+        if not metrics.keys() >= set(named):  # a step of good answers alone, or of ties
+            return
+        now = [metrics[name] for name in named]
         early, late = state.setdefault("early", []), state.setdefault("late", [])
         if len(early) < BOTH_FALL_STEPS:
             early.append([0.0, 0.0] if self.reference else now)
@@ -280,26 +369,33 @@ class _Learner:
 def plan(config: DPOConfig, out: Path = Path("runs")) -> Plan:
     """Say what the run will take, without starting it."""
     room = open_room(resolved(config, out)[0], out, Silent())
-    encoded = _encode(room)
+    _, encoded = _encode(config, room)
     return _planned(config, room, encoded)
 
 
 def _planned(config: DPOConfig, room: Room, encoded: Encoded) -> Plan:
     kind = LOSSES[config.loss]
+    learned = [replace(group, completions=group.completions[_learned(kind)]) for group in encoded.groups]
     return make_plan(
         "dpo",
         room.model,
         encoded,
-        steps_of(encoded.groups, steps=_steps(config, encoded), batch_size=config.batch_size, seed=config.seed),
+        steps_of(learned, steps=_steps(config, encoded), batch_size=config.batch_size, seed=config.seed),
         lambda part: batch_logprobs(room.model, room.batch(part))[0],
         token_budget=config.token_budget,
         before=encoded.groups if kind.reference else (),
-        forward_passes=float(kind.moment == "matched"),
+        forward_passes=float(kind.moment in ("matched", "kl")) + float(config.reference_update is not None),
     )
 
 
-def _encode(room: Room) -> Encoded:
-    return encode(room.renderer, pair_items(room.snapshot.train), max_tokens=room.max_tokens)
+def _learned(kind: LossKind) -> slice:
+    """Return which of a row's answers are learned from."""
+    return OWN if kind.data == "answers" else ALL
+
+
+def _encode(config: DPOConfig, room: Room) -> tuple[Preferences, Encoded]:
+    data = preferences_of(room.snapshot, LOSSES[config.loss].data, seed=config.seed)
+    return data, encode(room.renderer, ((row.messages, row.answers) for row in data.rows), max_tokens=room.max_tokens)
 
 
 def _steps(config: DPOConfig, encoded: Encoded) -> int:

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from preftune.losses import preference as p
+from preftune.stages.preference_data import Data
 
 LossName = Literal[
     "dpo", "cdpo", "robust", "ipo", "ipo_sum", "hinge", "dpop", "rpo", "ln_dpo", "ld_dpo", "bco", "exo", "apo_zero", "apo_down", "aot",
-    "simpo", "cpo", "orpo",
+    "simpo", "cpo", "orpo", "odpo", "rao_kupper", "davidson", "kto", "plackett_luce",
 ]  # fmt: skip
 Two = tuple[Tensor, Tensor]
+RAO_KUPPER_NU, DAVIDSON_NU = 3.0, 1.0  # either gives two equal answers an even chance of a tie, as in 2409.17431
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,18 @@ class Settings:
 class Scored:
     """What a loss may look at: the answers of one micro-batch in their order, a pair as chosen, rejected.
 
-    sums, ref_sums: float [S], log π and log ref summed over an answer's tokens, nats. lengths: int64 [S], tokens. moment: what was
-    measured over the whole step's batch before it (a scalar or [P]; see LossKind).
+    sums, ref_sums: float [S], log π and log ref summed over an answer's tokens, nats. lengths: int64 [S], tokens. moment: float [G], what
+    was measured over the whole step's batch before it, for each row (see LossKind). Of each row, [G]: strengths, desirable (bool), and
+    ranks, int64 [G, K], 1 = best, 0 = there is no answer. G is the number of rows: pairs, rankings or single answers.
     """
 
     sums: Tensor
     ref_sums: Tensor
     lengths: Tensor
     moment: Tensor
+    strengths: Tensor
+    desirable: Tensor
+    ranks: Tensor
 
     @property
     def logratios(self) -> Tensor:
@@ -60,6 +66,16 @@ class Scored:
     def mean_logratios(self) -> Tensor:
         """log π − log ref a token, [S]."""
         return self.logratios / self.lengths
+
+    @property
+    def tied(self) -> Tensor:
+        """Whether the two answers of each pair were called alike, bool [P]."""
+        return self.ranks[:, 0] == self.ranks[:, 1]
+
+    def rows(self, values: Tensor) -> Tensor:
+        """Return the values of all answers as [G, K], 0 where there is no answer."""
+        present = self.ranks > 0
+        return torch.zeros(present.shape, dtype=values.dtype, device=values.device).masked_scatter(present, values)
 
     @property
     def pairs(self) -> Two:
@@ -81,11 +97,11 @@ def margins(values: Tensor) -> Tensor:
 class LossKind:
     """A loss as the stage sees it.
 
-    values: the unreduced loss, one value a pair, without the NLL term that any loss may have beside it. keys: those it takes, with their
-    defaults; nll_weight: the default of that one. start: the value where policy and reference are the same (None: it depends on the data).
-    rewards: of each answer; their differences, times beta, are the margins that are logged. reference: whether there is one.
-    moment: what is measured over the whole batch before a step: "shift", the mean reward of all steps before, or "matched", reference
-    margins by rank.
+    values: the unreduced loss, one value a row, without the NLL term that losses of pairs may have beside it. keys: those it takes, with
+    their defaults; nll_weight: the default of that one. start: the value where policy and reference are the same (None: it depends on the
+    data). rewards: of each answer; their differences, times beta, are the margins that are logged. reference: whether there is one.
+    moment: what is measured over the whole batch before a step: "shift", the mean reward of all steps before; "matched", reference
+    margins by rank; "kl", the log-ratio of answers to other prompts. data: what it learns from (`preference_data.py`).
     """
 
     values: Callable[[Scored, Settings], Tensor]
@@ -94,12 +110,13 @@ class LossKind:
     rewards: Callable[[Scored], Tensor] = lambda s: s.logratios
     nll_weight: float = 0.0
     reference: bool = True
-    moment: Literal["shift", "matched"] | None = None
+    moment: Literal["shift", "matched", "kl"] | None = None
+    data: Data = "pairs"
 
     @property
     def defaults(self) -> dict[str, float]:
-        """Every key that the loss takes, with its default."""
-        return {**self.keys, "nll_weight": self.nll_weight}
+        """Every key that the loss takes, with its default. An NLL term needs a chosen answer in every row."""
+        return {**self.keys, "nll_weight": self.nll_weight} if self.data in ("pairs", "strengths") else self.keys
 
 
 def _dpo(s: Scored, k: Settings) -> Tensor:
@@ -160,6 +177,24 @@ LOSSES: dict[str, LossKind] = {
     ),
     "orpo": LossKind(
         lambda s, k: k.beta * p.orpo(*two(s.means)), {"beta": 0.1}, rewards=lambda s: s.means, nll_weight=1.0, reference=False
+    ),
+    "odpo": LossKind(
+        lambda s, k: p.offset_dpo(*s.pairs, s.strengths, beta=k.beta, gamma=k.gamma),
+        {"beta": 0.1, "gamma": 0.3},
+        start=None,
+        data="strengths",
+    ),
+    "rao_kupper": LossKind(
+        lambda s, k: p.rao_kupper_dpo(*s.pairs, s.tied, beta=k.beta, nu=RAO_KUPPER_NU), {"beta": 0.1}, start=None, data="ties"
+    ),
+    "davidson": LossKind(
+        lambda s, k: p.davidson_dpo(*s.pairs, s.tied, beta=k.beta, nu=DAVIDSON_NU), {"beta": 0.1}, start=None, data="ties"
+    ),
+    "kto": LossKind(
+        lambda s, k: p.kto(s.logratios, s.desirable, s.moment, beta=k.beta), {"beta": 0.1}, start=lambda k: 0.5, moment="kl", data="answers"
+    ),
+    "plackett_luce": LossKind(
+        lambda s, k: p.plackett_luce_dpo(s.rows(s.logratios), s.ranks, beta=k.beta), {"beta": 0.1}, start=None, data="rankings"
     ),
 }
 # What the same is called elsewhere.
