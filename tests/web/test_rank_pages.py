@@ -273,6 +273,21 @@ def test_the_same_submission_twice_is_stored_once(team):
     assert len(team.judgements()) == 1
 
 
+def test_a_submission_whose_answer_got_lost_leads_on_when_it_is_sent_again(team):
+    browser, _ = opened(team, 2)
+    path = browser.judging()
+    fields = browser.page.forms[f"{path}/submit"].fields() | {"choice": "1"}
+    team.add(question("And of these?"), WORDS[:2])
+    led = []
+    for _ in range(2):
+        browser.post(f"{path}/submit", fields)
+        led.append(browser.here)
+    assert led[0].startswith("/a/")
+    assert not led[0].startswith(path)
+    assert led[1] == led[0]
+    assert len(team.judgements()) == 1
+
+
 def test_a_draft_is_kept_and_shown_again(team):
     browser, _ = opened(team, 3)
     path = browser.judging()

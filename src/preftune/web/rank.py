@@ -117,13 +117,15 @@ def submit(request: Request, session: SignedIn, assignment_id: str, form: Form) 
     task, count, state = assign.task_of(store, person, assignment_id)
     try:
         answer = forms.read_form(task, count, list(settings_of(request).aspects), form)
-        assign.submit(store, person, assignment_id, form.get("submission_id", ""), answer)
+        said = assign.submit(store, person, assignment_id, form.get("submission_id", ""), answer)
     except (forms.FormError, assign.BadAnswer) as error:
         if wants_json(request):
             return JSONResponse({"error": str(error)}, 422)
         return _judging(request, person, assign.load_assignment(store, person, assignment_id), form, status=422, error=str(error))
-    # What is corrected later is corrected in passing: back to where it was found, not on to something new.
-    onward = f"/history?done={assignment_id}" if state == "submitted" else _onward(request, person, assignment_id)
+    # What is corrected later is corrected in passing: back to where it was found, not on to something new. A first word that is sent
+    # again, as its answer got lost, leads on like the first time.
+    corrected = state == "submitted" and said.supersedes is not None
+    onward = f"/history?done={assignment_id}" if corrected else _onward(request, person, assignment_id)
     return JSONResponse({"next": onward}) if wants_json(request) else go(onward)
 
 
