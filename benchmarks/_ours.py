@@ -79,6 +79,7 @@ def train(s: Settings, out: Path, watch: Stopwatch) -> Path:
         "max_tokens": s.max_tokens,
         "batch_size": s.batch_size,
         "lr": s.lr,
+        "epochs": s.epochs,
         "warmup": 0.0,
         "schedule": "constant",
     }
@@ -102,7 +103,7 @@ def groups_of(s: Settings) -> list[Group]:
 
 
 def model_flops(s: Settings, groups: list[Group]) -> float:
-    """Return the floating-point operations that an epoch needs, the reference pass among them: no padding, no recomputation.
+    """Return the floating-point operations that an epoch and the reference pass need: no padding, no recomputation.
 
     A product with a weight matrix is 2 · tokens · in · out forward, as much again for the gradient of its input, and as much
     again for that of the weights where they are trained. Attention is 4 · (pairs of tokens that see each other) · width a
@@ -157,7 +158,8 @@ def main() -> None:
         "reference_cpu_seconds": reference[1],
         "losses": [row["loss/train"] for row in read_metrics(run)],
         "gemm_gflops": statistics.mean(rates) / 1e9,
-        "model_gflop": model_flops(s, groups_of(s)) / 1e9,
+        "model_gflop": s.epochs * model_flops(s, groups_of(s)) / 1e9,
+        "run": str(run),
         "said_peak_memory_gib": preftune.read_manifest(run)["peak_memory_gib"],
     }
     print(json.dumps(result))

@@ -72,7 +72,7 @@ def main() -> None:
     settings: dict[str, Any] = {
         "output_dir": tempfile.mkdtemp(),
         "per_device_train_batch_size": s.batch_size,
-        "num_train_epochs": 1,
+        "num_train_epochs": s.epochs,
         "learning_rate": s.lr,
         "lr_scheduler_type": "constant",
         "adam_epsilon": s.adam_epsilon,
@@ -116,6 +116,8 @@ def main() -> None:
     )
     trainer.losses = []
     trainer.train()
+    if s.save:
+        trainer.save_model(s.save)
     print(json.dumps({"step_seconds": clock.seconds, "step_cpu_seconds": clock.cpu_seconds, "losses": trainer.losses}))
 
 

@@ -37,7 +37,7 @@ ENDS_AT_TURN = "'<|im_end|>'}}{% if not (loop.last and message['role'] == 'assis
 
 @dataclass(frozen=True)
 class Settings:
-    """What one process is told; `write` makes it a file. `start`: the reward model's head."""
+    """What one process is told; `write` makes it a file. `start`: the reward model's head. `save`: where the peer leaves its model."""
 
     kind: str
     model: str
@@ -51,6 +51,8 @@ class Settings:
     beta: float
     seed: int
     start: str | None
+    epochs: int = 1
+    save: str | None = None
 
     def write(self, path: Path) -> Path:
         """Write the settings as JSON and return where."""
