@@ -59,6 +59,7 @@ REFERENCE = Not("the reference is always computed once and kept in the project",
 OFFLOADING = Not("activations stay where they are; set token_budget lower")
 VLLM = Not("samples come from our own generator, in the trainer's process")
 LOSS_OPTION = Not("no such loss here")
+FOLLOWS = Not("set reference_update.every and reference_update.mix")
 
 SHARED: dict[str, Rule] = {
     "model_name_or_path": To("model", "a folder on this machine, a .gguf file or a run of ours"),
@@ -200,9 +201,9 @@ DPO: dict[str, Rule] = {
     "f_alpha_divergence_coef": Not("reverse KL alone"),
     "use_weighting": LOSS_OPTION,
     "discopop_tau": LOSS_OPTION,
-    "sync_ref_model": Not("the reference is the start"),
-    "ref_model_mixup_alpha": Not("the reference is the start"),
-    "ref_model_sync_steps": Not("the reference is the start"),
+    "sync_ref_model": FOLLOWS,
+    "ref_model_mixup_alpha": FOLLOWS,
+    "ref_model_sync_steps": FOLLOWS,
 }
 KTO: dict[str, Rule] = {
     "loss_type": To("loss", "kto alone; apo_zero_unpaired: none"),
@@ -211,9 +212,9 @@ KTO: dict[str, Rule] = {
     "undesirable_weight": Not("weights come from the judgements"),
     "precompute_ref_log_probs": REFERENCE,
     "precompute_ref_batch_size": REFERENCE,
-    "sync_ref_model": Not("the reference is the start"),
-    "ref_model_mixup_alpha": Not("the reference is the start"),
-    "ref_model_sync_steps": Not("the reference is the start"),
+    "sync_ref_model": FOLLOWS,
+    "ref_model_mixup_alpha": FOLLOWS,
+    "ref_model_sync_steps": FOLLOWS,
 }
 CPO: dict[str, Rule] = {
     "loss_type": To("loss", "sigmoid → cpo, simpo → simpo; hinge and ipo without a reference, and alphapo: none"),

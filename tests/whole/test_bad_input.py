@@ -170,6 +170,11 @@ def test_old_turns_leave_a_long_conversation_and_are_counted(toy):
         (["learning_rate=1e-4"], 'the command line: key "learning_rate" is unknown. Did you mean "lr"?'),
         (["epoch=2"], 'key "epoch" is unknown. Did you mean "epochs"?'),
         (["adapter.rnk=2"], 'key "adapter.rnk" is unknown. Did you mean "rank"?'),
+        (["loss=simp"], 'key "loss" is "simp": unknown. Did you mean "simpo"? There are dpo, cdpo,'),
+        (
+            ["loss=simpo", "label_smoothing=0.1"],
+            'key "label_smoothing" means nothing to loss "simpo", which takes beta, gamma, nll_weight.',
+        ),
         (["lr=-1"], 'key "lr" is -1: Input should be greater than 0.'),
         (['adapter.modules=["q_prj"]'], 'key "adapter.modules": "q_prj" is not in this model. It has: down_proj, gate_proj, k_proj,'),
     ],

@@ -144,7 +144,6 @@ def run(config: DPOConfig, out: Path = Path("runs"), *, progress: Progress | Non
     learner = _Learner(room, config, data, encoded, progress)
     optimiser = adamw(room.model, weight_decay=config.weight_decay)
     loop = Loop(work, name=config.loss, total=total, models={"policy": room.model}, optimisers={"policy": optimiser}, progress=progress)
-
     if config.reference_update:
         learner.moving = MovingReference(room.model, loop.state)
 
@@ -267,9 +266,8 @@ class _Learner:
                 self.moments, self.seen = dict.fromkeys(order, total / count if count else 0.0), [0.0, 0]
             case "matched":
                 with torch.no_grad():
-                    scored = [self.score(part, ALL) for part in parts]
-                policy = torch.cat([margins(one.sums) for one in scored])
-                reference = torch.cat([margins(one.ref_sums) for one in scored])
+                    scored = [(found.sums, found.ref_sums) for found in (self.score(part, ALL) for part in parts)]
+                policy, reference = (torch.cat([margins(x) for x in found]) for found in zip(*scored, strict=True))
                 self.moments = dict(zip(order, matched_by_rank(policy, reference).tolist(), strict=True))
             case "kl":
                 with torch.no_grad():
@@ -369,8 +367,7 @@ class _Learner:
 def plan(config: DPOConfig, out: Path = Path("runs")) -> Plan:
     """Say what the run will take, without starting it."""
     room = open_room(resolved(config, out)[0], out, Silent())
-    _, encoded = _encode(config, room)
-    return _planned(config, room, encoded)
+    return _planned(config, room, _encode(config, room)[1])
 
 
 def _planned(config: DPOConfig, room: Room, encoded: Encoded) -> Plan:
