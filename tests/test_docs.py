@@ -14,11 +14,13 @@ import typer
 
 from preftune._cli_inputs import Stage
 from preftune.cli import app
+from preftune.data.exporting import EXPORTS
 from preftune.data.importing import import_preferences
 from preftune.training.metrics import METRICS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = sorted(path for path in (*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")) if "node_modules" not in path.parts)
+HOW_TOS = sorted(REPOSITORY.glob("docs/*.md"))
 
 
 def make_docs() -> ModuleType:
@@ -56,12 +58,12 @@ def commands_in(text: str) -> list[list[str]]:
     return [shlex.split(part, comments=True) for part in parts if part.startswith("preftune ")]
 
 
-@pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in HOW_TOS)])
 def test_every_preftune_line_names_a_real_command_with_options_that_it_has(page):
     group = typer.main.get_command(app)
     context = group.make_context("preftune", [], resilient_parsing=True)
     found = commands_in((REPOSITORY / page).read_text(encoding="utf-8"))
-    assert found or page == "CONTRIBUTING.md"
+    assert found or page not in ("README.md", "CHANGELOG.md")
     for _, name, *words in found:
         if name.startswith("-"):
             continue
@@ -69,6 +71,8 @@ def test_every_preftune_line_names_a_real_command_with_options_that_it_has(page)
         assert command, f"{page}: there is no command preftune {name}"
         options = {option for parameter in command.params for option in parameter.opts}
         assert {word.split("=")[0] for word in words if word.startswith("--")} <= options, f"{page}: preftune {name}"
+        if name == "export" and "--format" in words:
+            assert words[words.index("--format") + 1] in EXPORTS, f"{page}: preftune export {words}"
         if name in ("train", "config"):
             assert set(words[0].split("|")) <= {stage.value for stage in Stage} | {"STAGE"}, f"{page}: preftune {name} {words[0]}"
 

@@ -132,6 +132,19 @@ def small_targets(page: Any) -> list[str]:
     )
 
 
+def test_the_reasons_for_skipping_stand_on_a_narrow_screen(browser, pages):
+    team, url, _ = pages
+    team.add(question("Which of two?"), ["this", "that"])
+    visitor = Visitor(browser, team, url, "Ravi", **VIEWS["narrow"])
+    page = visitor.at_item()
+    page.get_by_text("Skip").click()
+    box = page.locator(".menu").bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= VIEWS["narrow"]["viewport"]["width"]
+    assert box["y"] >= 0
+    visitor.context.close()
+
+
 def test_the_focus_can_be_seen_on_everything_that_takes_it(browser, pages):
     team, url, paths = pages
     visitor = Visitor(browser, team, url, **VIEWS["light"])
