@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -131,7 +131,8 @@ class Learner:
 
 
 def table_rows(groups: list[Group], mask: Tensor, table: Tensor) -> Tensor:
-    return table[[2 * g.index + k for g in groups for k in range(2)], : mask.shape[1]]
+    rows = [(2 * g.index + k) % len(table) for g in groups for k in range(len(g.completions))]
+    return table[rows, : mask.shape[1]]
 
 
 def num_tokens(groups: list[Group]) -> float:
@@ -219,6 +220,17 @@ def test_neither_the_pad_id_nor_shared_prompts_change_the_loss_or_the_gradient(k
     shared = learner(kind, tiny_folder("llama")).step(WHOLE)
     assert_same_step(shared, learner(kind, tiny_folder("llama"), pad_id=7).step(WHOLE))
     assert_same_step(shared, learner(kind, tiny_folder("llama"), tree=False).step(WHOLE))
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gemma3_text", "mistral", "gpt2", "phi"])
+@every_stage
+def test_shared_prompts_change_nothing_in_any_family_with_two_answers_or_more(kind, family, tiny_folder):
+    # Grouped-query heads, a sliding window shorter than the rows, tied and untied output layers, with and without bias.
+    shared, plain = (learner(kind, tiny_folder(family), tree=tree) for tree in (True, False))
+    assert_same_step(shared.step(WHOLE), plain.step(WHOLE))
+    if kind in ("sft", "policy", "value"):  # the other two are of pairs
+        many = [[replace(g, completions=(*g.completions, *GROUPS[g.index - 1].completions)) for g in GROUPS]]
+        assert_same_step(shared.step(many), plain.step(many))
 
 
 # 4. Masked means masked.

@@ -257,10 +257,10 @@ def _tree_masks(model: PreTrainedModel, batch: TokenBatch) -> Tensor | dict[str,
 
 
 def _fitting(model: PreTrainedModel, mask: Tensor) -> Tensor:
-    if model.config._attn_implementation == "sdpa":
-        return mask
+    # As what is added to the attention's logits: made once here, where torch would make it, and keep it for backward, in every layer.
+    hidden = float("-inf") if model.config._attn_implementation == "sdpa" else torch.finfo(model.dtype).min
     zeros = torch.zeros(mask.shape, dtype=model.dtype, device=mask.device)
-    return zeros.masked_fill(mask.logical_not(), torch.finfo(model.dtype).min)
+    return zeros.masked_fill_(mask.logical_not(), hidden)
 
 
 def device_of(model: nn.Module) -> torch.device:
