@@ -44,7 +44,7 @@ def gemm_flops(device: torch.device, *, size: int = 1024) -> float:
 def forward_seconds(compute: Callable[[], Tensor], device: torch.device) -> float:
     """Return the seconds of a forward pass without gradients."""
     with torch.no_grad():
-        return timed(compute, device, times=2)
+        return timed(compute, device, times=1)
 
 
 def training_seconds(compute: Callable[[], Tensor], model: nn.Module, device: torch.device) -> float:
@@ -53,7 +53,7 @@ def training_seconds(compute: Callable[[], Tensor], model: nn.Module, device: to
     def step() -> None:
         compute().sum().backward()
 
-    seconds = timed(step, device, times=2)
+    seconds = timed(step, device, times=1)
     model.zero_grad(set_to_none=True)
     return seconds
 

@@ -14,7 +14,7 @@ from preftune.progress import duration
 from preftune.training.measure import forward_seconds, kept_for_backward, memory_limit, training_seconds, update_seconds
 
 GIB = 2**30
-TRIED_TOKENS = 768  # area of the micro-batch that is timed: matrix products are about as fast as at any larger one
+TRIED_TOKENS = 384  # area of the micro-batch that is timed: enough for matrix products of full speed, and soon done on two cores
 LIBRARIES_GIB = 0.44  # Python, torch and transformers on Linux (docs/benchmarks.md); a GPU holds none of that
 SPARE = 1.1  # the largest share of the memory that a plan may take: what it predicts is off by up to this much
 FRAGMENTS = 1.08  # freed memory is kept by the process (decision 7) and does not always fit what is asked for next
