@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from preftune.stages.reward import run as train_reward
     from preftune.stages.sft import SFTConfig
     from preftune.stages.sft import run as train_sft
+    from preftune.tuning.search import tune_dpo
     from preftune.tuning.strengths import scale, scaled_run
     from preftune.web.serve import label
     from preftune.web.settings import LabelSettings
@@ -104,6 +105,7 @@ _PUBLIC = {
     "write_report": ("evaluate.report", "write_report"),
     "measure_preference": ("evaluate.preference", "measure_preference"),
     "scale": ("tuning.strengths", "scale"),
+    "tune_dpo": ("tuning.search", "tune_dpo"),
     "scaled_run": ("tuning.strengths", "scaled_run"),
 }
 
@@ -160,6 +162,7 @@ __all__ = [
     "train_ppo",
     "train_reward",
     "train_sft",
+    "tune_dpo",
     "write_report",
 ]
 

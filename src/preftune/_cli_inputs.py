@@ -102,6 +102,16 @@ def base_under(run: Path) -> Path:
     return base
 
 
+def untuned(config: Any, out: Path) -> Path:
+    """Return the model before any tuning of ours that a stage's config starts from."""
+    from preftune.manifest import MANIFEST
+    from preftune.models.load import find
+    from preftune.stages.common import resolved
+
+    model = find(resolved(config, out)[0].model, out.resolve().parent)
+    return base_under(model) if (model / MANIFEST).exists() else model
+
+
 def evaluation_of(run: Path, reports: Path) -> Path:
     """Return the newest evaluation of a run."""
     from preftune.errors import ConfigError

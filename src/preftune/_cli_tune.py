@@ -1,4 +1,4 @@
-"""`preftune scale`: one adapter at several strengths, measured and one chosen."""
+"""`preftune scale` and `preftune tune`: several models measured alike and one chosen."""
 
 from __future__ import annotations
 
@@ -20,6 +20,12 @@ class By(StrEnum):
     style = "style"
     score = "score"
     preference = "preference"
+
+
+class Tunable(StrEnum):
+    """The stages whose settings can be searched."""
+
+    dpo = "dpo"
 
 
 @app.command()
@@ -77,6 +83,68 @@ def scale(
     print_result(
         folder, started, f"open {folder / PAGE}, then preftune release {chosen}" if chosen else f"open {folder / PAGE}", as_json=False
     )
+
+
+@app.command()
+def tune(
+    stage: Annotated[Tunable, typer.Argument(help="What to tune: dpo.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="CONFIG|KEY=VALUE...", help="As for train: what all trials share.", show_default=False)
+    ] = None,
+    beta: Annotated[str, typer.Option(metavar="LIST", help="Values of beta to try.")] = "0.03,0.1,0.3",
+    lr: Annotated[str, typer.Option(metavar="LIST", help="Values of lr to try.")] = "2e-5,5e-5,1e-4,2e-4",
+    epochs: Annotated[str, typer.Option(metavar="LIST", help="Values of epochs to try.")] = "1,2",
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Combinations to try; by default all, or what --minutes pays for.", show_default=False)
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.0, help="About how long all trainings may take, by the plan.", show_default=False)
+    ] = None,
+    held_out_pairs: Annotated[int, typer.Option(min=2, help="Held-out pairs that judge a trial.")] = 64,
+    base: Annotated[
+        Path | None, typer.Option(help="What retention is measured against; by default the model before any tuning.", show_default=False)
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
+    reports: Annotated[Path, typer.Option(help="Where measurements and the search are kept.")] = Path("reports"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+) -> None:
+    """Search beta, lr and epochs by successive halving.
+
+    Many trials on few pairs, the best third on three times as many, and so on; judged on held-out pairs, the last ones also by
+    KL and retention. Prints the table and the config to use. Interrupted, it goes on when typed again.
+
+    Example: preftune tune dpo data=snapshots/ID --trials 9
+    """
+    from preftune._cli_inputs import Stage, numbers, stage_config, stage_functions, untuned
+    from preftune.progress import for_terminal
+    from preftune.tuning.search import BEST, Grid, read_tune, rows, told, tune_dpo
+
+    started = time.time()
+    config = stage_config(Stage(stage.value), stage_functions(Stage(stage.value)), settings or [])
+    folder = tune_dpo(
+        config,  # type: ignore[arg-type]  # the stage's own config model
+        base=base or untuned(config, out),
+        grid=Grid(tuple(numbers(beta, "--beta")), tuple(numbers(lr, "--lr")), tuple(int(n) for n in numbers(epochs, "--epochs"))),
+        trials=trials,
+        minutes=minutes,
+        held_out_pairs=held_out_pairs,
+        out=out,
+        reports=reports,
+        progress=for_terminal(),
+    )
+    result = read_tune(folder)
+    if as_json:
+        print_json({"path": str(folder), **result})
+        return
+    table = rows(result)
+    print_table(table[0], table[1:])
+    if result["run"] is None:
+        print("Nothing is chosen: every trial that was left lost knowledge beyond its margin, or failed.")
+        print_result(folder, started, "lower --lr or raise --beta, and try again", as_json=False)
+        return
+    print(f"Chosen: {told(result['settings'])}, as {result['run']}; its config is {folder / BEST}:")
+    print((folder / BEST).read_text(encoding="utf-8"), end="")
+    print_result(folder, started, f"preftune scale {result['run']}", as_json=False)
 
 
 def print_table(heads: list[str], rows: list[list[str]]) -> None:

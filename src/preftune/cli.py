@@ -31,7 +31,7 @@ from preftune._cli_mine import mine
 from preftune._cli_output import print_json, print_result, run_app
 from preftune._cli_sample import sample
 from preftune._cli_snapshot import snapshot
-from preftune._cli_tune import scale
+from preftune._cli_tune import scale, tune
 
 app = typer.Typer(
     add_completion=False,
@@ -201,6 +201,7 @@ def evaluate(
     print_result(folder, started, f"preftune release {model}", as_json=as_json)
 
 
+app.command()(tune)
 app.command()(scale)
 
 
