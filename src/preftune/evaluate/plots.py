@@ -178,7 +178,7 @@ def tracks(
             axes.axhline(level, color=MUTED, linewidth=1.0, linestyle=(0, (1, 2)), label=meaning)
         if chosen is not None:
             axes.axvline(chosen, color=MUTED, linewidth=1.4, label="chosen")
-        figure.legend(loc="outside upper left", ncols=3, labelcolor=INK, handlelength=2.0, borderaxespad=0.2, columnspacing=1.2)
+        figure.legend(loc="outside upper left", ncols=2, labelcolor=INK, handlelength=2.0, borderaxespad=0.2, columnspacing=1.2)
         axes.set_xlabel(x_unit)
         axes.set_ylabel(unit)
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))
