@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +36,7 @@ def check(
     from preftune.errors import ConfigError
     from preftune.progress import for_terminal
 
+    gc.freeze()  # what is loaded by now stays anyway; else the collector looks at it again and again while pairs go by
     others = list(prompts_in(held_out)) if held_out else None
     progress = for_terminal()
     if snapshot and store:

@@ -35,6 +35,9 @@ BLOCK = 2**20
 # A word; each character of a script that is written without spaces is one.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]+")
 
+# ASCII text has its words between these: a look-up instead of a search, a third of the time.
+_ASCII_WORDS = bytes(byte if chr(byte).isalnum() or byte == ord("_") else ord(" ") for byte in range(128)) + bytes(128)
+
 Numbers = NDArray[np.uint64]
 Places = NDArray[np.int64]
 
@@ -58,8 +61,13 @@ def linked(of: Mapping[str, Sequence[Message]], among: Mapping[str, Sequence[Mes
 def words_of(messages: Sequence[Message]) -> list[str]:
     """Return the words of a conversation without its system messages; a text without any is one word."""
     text = "\n".join(message.content for message in messages if message.role != "system")
-    normal = unicodedata.normalize("NFKC", text).casefold()
-    return _WORD.findall(normal) or [normal.strip()]
+    if text.isascii():
+        normal = text.lower()
+        words = normal.encode().translate(_ASCII_WORDS).decode().split()
+    else:
+        normal = unicodedata.normalize("NFKC", text).casefold()
+        words = _WORD.findall(normal)
+    return words or [normal.strip()]
 
 
 class NearDuplicates:

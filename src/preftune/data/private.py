@@ -18,8 +18,7 @@ EMAIL, PHONE, IBAN = "e-mail address", "phone number", "bank account (IBAN)"
 KEY = "key by its prefix"
 
 _BY_NAME = "Secret Keyword"  # the detector of what is assigned to a name such as password
-_WORDS = ("key", "pass", "pwd", "secret", "contrase")  # in the names that it knows, which are these:
-_NAMES = re.compile(
+_NAMES = re.compile(  # the names that it knows
     "(?:api|auth|service|account|db|database|priv|private|client)_?key|(?:db|database|key)_?pass|password|passwd|pwd|secret|contrase"
 )
 _QUOTES, _SIGNS = re.compile("['\"`]"), re.compile("[:=;(]")  # which it needs beside one
@@ -29,7 +28,6 @@ _LONG_CAPITALS = 16
 _DIGIT, _CAPITALS = re.compile("[0-9]"), re.compile(r"[A-Z]{16}")
 _RANDOM = 23  # so many different characters are in a string of more than 4.5 bits a character, from which on one counts as random
 _PREFIXED = re.compile(r"\b(?:sk-(?:ant-|proj-)?|github_pat_|hf_|AIza|ya29\.)[\w\-]{24,}")
-_MARKS = ("://", "private key", "puttygen")
 
 _EMAIL = re.compile(r"(?<![\w.+/-])[\w.+-]{1,64}@((?:[\w-]{1,63}\.){1,8}[A-Za-z]{2,24})\b")
 _EXAMPLE_DOMAIN = re.compile(r"(?:^|\.)(?:example\.(?:com|org|net)|example|test|invalid|localhost|local)$", re.IGNORECASE)
@@ -83,17 +81,15 @@ def find_personal(text: str) -> set[Finding]:
 
 def _may_hold_a_secret(text: str, low: str) -> bool:
     # A quick look that leaves out no line in which a detector could find something: they are slow, and nearly all lines are plain.
-    if _names_one(text, low) or any(mark in low for mark in _MARKS):
+    if "://" in low or "private key" in low or "puttygen" in low or _names_one(text, low):
         return True
-    words = text.split()
-    longest = max(map(len, words), default=0)
-    if longest < _LONG or (longest < _LONG_CAPITALS and not _DIGIT.search(text)):
-        return False
-    return any(_is_suspicious(word) for word in words if len(word) >= _LONG)
+    least = _LONG if _DIGIT.search(text) else _LONG_CAPITALS
+    return any(_is_suspicious(word) for word in text.split() if len(word) >= least)
 
 
 def _names_one(text: str, low: str) -> bool:
-    if not any(word in low for word in _WORDS) or not _NAMES.search(low):
+    # Written out, as most texts end here and a loop over the words takes three times as long.
+    if not ("key" in low or "pass" in low or "pwd" in low or "secret" in low or "contrase" in low) or not _NAMES.search(low):
         return False
     return _QUOTES.search(text) is not None and _SIGNS.search(text) is not None
 

@@ -54,7 +54,7 @@ _SCRIPTS = {
 }
 _ANY_SCRIPT = re.compile("[\u0370-\u03ff\u0590-\u06ff\u0900-\u097f\u0e00-\u0e7f\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]")
 _PERSIAN = re.compile("[پچژگ]")
-_WORD = re.compile(r"[^\W\d_]+")
+_WORD, _ASCII_WORD = re.compile(r"[^\W\d_]+"), re.compile("[a-z]+")
 _CODE_LINE = re.compile(
     r"^\s*(?:def |class |import |from \w+ import |return\b|const |let |var |function |#include|public |[\w.]+\(.*\)[;:]?$)", re.M
 )
@@ -69,7 +69,7 @@ def guess_language(text: str) -> str:
             return found
     if part.startswith("```") or ("\n" in part and len(_CODE_LINE.findall(part)) >= 2):
         return CODE
-    words = _WORD.findall(part.lower())
+    words = (_ASCII_WORD if part.isascii() else _WORD).findall(part.lower())
     hits: dict[str, int] = {}
     for languages in filter(None, map(_OF_WORD.get, words)):
         for language in languages:
