@@ -160,6 +160,18 @@ def test_what_a_loss_keeps_of_earlier_steps_is_there_again(toy, elsewhere, savin
     assert_same(elsewhere.run("dpo", whole=whole, **SHORT["dpo"], **changes), undisturbed)
 
 
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo"])
+def test_the_best_weights_are_the_same_after_a_kill(toy, elsewhere, saving_at_each_step, stage):
+    watched = {"epochs": 6, "lr": 0.1, "schedule": "constant", "warmup": 0.0, "eval_every": 1, "patience": 3}
+    undisturbed = toy.run(stage, **watched)
+    for steps in (2, 2):
+        with pytest.raises(KeyboardInterrupt):
+            elsewhere.run(stage, progress=KillAfter(steps), **watched)
+    run = elsewhere.run(stage, **watched)
+    assert read_manifest(run)["best"] == read_manifest(undisturbed)["best"]
+    assert_same(run, undisturbed)
+
+
 def test_dpo_killed_while_it_measures_the_reference(toy, elsewhere):
     class KillAtTheReference(Silent):
         def advance(self, n: int = 1, **metrics: float) -> None:

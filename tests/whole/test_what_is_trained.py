@@ -8,10 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from preftune.errors import ConfigError
+from preftune.errors import ConfigError, DataError
 from preftune.manifest import read_manifest
 from preftune.models.adapter import Adapter
 from preftune.models.load import load_causal_lm
+from preftune.progress import Silent
+from preftune.stages.sft import SFTConfig
 from preftune.training.loop import read_metrics
 
 
@@ -58,3 +60,73 @@ def test_layers_computed_again_give_the_same_run(toy, stage, whole):
     assert plain.keys() == again.keys()
     for name, expected in plain.items():
         torch.testing.assert_close(again[name], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo"])
+def test_the_weights_with_the_lowest_held_out_loss_are_kept_and_the_run_ends_early(toy, stage):
+    # A learning rate far too high: after the first steps the held-out loss rises.
+    run = toy.run(stage, epochs=6, lr=0.1, eval_every=1, patience=3, schedule="constant", warmup=0.0)
+    rows, manifest = read_metrics(run), read_manifest(run)
+    losses = [row["loss/held_out"] for row in rows]
+    best = manifest["best"]
+    assert best["held_out_loss"] == pytest.approx(min(losses), abs=1e-6)
+    assert losses.index(min(losses)) + 1 == best["step"]
+    assert manifest["steps"] == len(rows) == best["step"] + 3 < 24
+    assert not (run / "best.pt").exists()
+    if stage == "reward":  # measured anew with the weights that were saved
+        assert manifest["held_out"]["accuracy"] == pytest.approx(rows[best["step"] - 1]["accuracy/held_out"], abs=1e-6)
+
+
+def test_measuring_changes_nothing_but_which_weights_are_kept(toy):
+    plain, measured = (toy.run("dpo", epochs=1, **more) for more in ({}, {"eval_every": 2}))
+    ours, theirs = ([row["loss/train"] for row in read_metrics(run)] for run in (plain, measured))
+    assert ours == theirs
+    assert [row["step"] for row in read_metrics(measured) if "loss/held_out" in row] == [2, 4]
+
+
+def test_a_snapshot_that_holds_nothing_out_cannot_be_measured_on(toy, make_snapshot, tmp_path):
+    rows = [{"prompt": f"Say {n}.", "chosen": "a a", "rejected": "b b"} for n in range(4)]
+    data = make_snapshot(tmp_path / "all", rows, held_out=0.0)
+    for stage in ("sft", "reward", "dpo"):
+        with pytest.raises(DataError, match="nothing is held out to measure on, as eval_every asks"):
+            toy.run(stage, data=str(data), eval_every=1)
+
+
+def test_patience_without_measurements_is_refused():
+    with pytest.raises(ValueError, match='"patience" counts measurements, and "eval_every" asks for none. Set eval_every too'):
+        SFTConfig(data="d", model="m", patience=2)
+
+
+def test_noise_on_the_embeddings_still_teaches_and_does_not_depend_on_the_cut(toy):
+    small, large = (toy.run("sft", epochs=1, lr=1e-4, neftune_alpha=5.0, token_budget=budget) for budget in (64, 8192))
+    first, second = (load_file(run / "adapter" / "adapter_model.safetensors") for run in (small, large))
+    for name, expected in first.items():
+        torch.testing.assert_close(second[name], expected, rtol=0, atol=1e-5)
+    noisy, plain = ([row["loss/train"] for row in read_metrics(toy.run("sft", neftune_alpha=alpha))] for alpha in (5.0, None))
+    assert noisy[0] != plain[0]
+    assert noisy[-1] < noisy[0]
+
+
+def test_a_plan_that_does_not_fit_is_met_by_computing_layers_again(toy, monkeypatch):
+    monkeypatch.setattr("preftune.training.plan.memory_limit", lambda device: 1)
+    said: list[str] = []
+
+    class Listening(Silent):
+        def note(self, text: str) -> None:
+            said.append(text)
+
+    run = toy.run("sft", epochs=1, seed=77, progress=Listening())
+    assert any(text.startswith("Layers are computed again in the backward pass, since ") for text in said)
+    assert any(text.startswith("This will not fit: ") for text in said)
+    said.clear()
+    toy.run("sft", epochs=1, seed=77, gradient_checkpointing=False, progress=Listening())
+    assert not any(text.startswith("Layers are computed again") for text in said)
+    assert read_manifest(run)["steps"] == 4
+
+
+@pytest.mark.parametrize("loss", ["kto", "bco", "aot"])
+def test_every_kind_of_data_and_moment_is_measured_on_the_held_out_side(toy, loss):
+    run = toy.run("dpo", loss=loss, epochs=1, eval_every=2)
+    measured = [row["loss/held_out"] for row in read_metrics(run) if "loss/held_out" in row]
+    assert len(measured) >= 2
+    assert min(measured) == pytest.approx(read_manifest(run)["best"]["held_out_loss"], abs=1e-6)

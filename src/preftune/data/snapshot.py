@@ -45,10 +45,11 @@ class Snapshot:
     ties: list[Tie] = field(default_factory=list)
     thumbs: list[Thumb] = field(default_factory=list)
 
-    def chosen_as_demonstrations(self) -> list[Example]:
-        """Return each chosen answer of the training side once, as a demonstration; not one that loses another pair of its prompt."""
-        lost = {(pair.messages, pair.rejected) for pair in self.train}
-        won = {(p.messages, p.chosen): p for p in self.train if (p.messages, p.chosen) not in lost}
+    def chosen_as_demonstrations(self, *, held_out: bool = False) -> list[Example]:
+        """Return each chosen answer of one side once, as a demonstration; not one that loses another pair of its prompt."""
+        pairs = self.held_out if held_out else self.train
+        lost = {(pair.messages, pair.rejected) for pair in pairs}
+        won = {(p.messages, p.chosen): p for p in pairs if (p.messages, p.chosen) not in lost}
         return [Example(messages=p.messages, completion=p.chosen, group=p.group, kind=p.kind, check=p.check) for p in won.values()]
 
 

@@ -25,13 +25,21 @@ def recompute_layers(model: nn.Module) -> None:
     Raises ConfigError where the model does not say what its layers are.
     Source: Chen et al. 1604.06174.
     """
-    layers = [module for module in unwrap(model).modules() if isinstance(module, GradientCheckpointingLayer)]
-    if not layers:
+    if not can_recompute(model):
         raise ConfigError(
             f"{type(unwrap(model)).__name__} does not say what its layers are", 'key "gradient_checkpointing"', "Set it to false."
         )
-    for layer in layers:
+    for layer in _layers(model):
         layer.forward = _recomputed(layer.forward)
+
+
+def can_recompute(model: nn.Module) -> bool:
+    """Say whether the model tells which modules are its layers."""
+    return bool(_layers(model))
+
+
+def _layers(model: nn.Module) -> list[nn.Module]:
+    return [module for module in unwrap(model).modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:

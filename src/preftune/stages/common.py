@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from preftune.config import Config
 from preftune.data.batches import Encoded, Group, collate
 from preftune.data.snapshot import Snapshot, load_snapshot
 from preftune.data.template import Renderer
-from preftune.errors import ConfigError
+from preftune.errors import ConfigError, DataError
 from preftune.manifest import MANIFEST, Work, begin, differences, disk_errors, folder_id, hash_folder, versions, write_json
 from preftune.models.adapter import Adapter, add_adapter, freeze_all_but, trainable
 from preftune.models.checkpoint import save_model, save_tokenizer
@@ -31,10 +31,11 @@ from preftune.models.load import (
     tree_rows_agree,
 )
 from preftune.models.quantised import load_in_4_bits
-from preftune.models.recompute import recompute_layers
+from preftune.models.recompute import can_recompute, recompute_layers
 from preftune.progress import Progress
 from preftune.records import Message, Pair
 from preftune.tensors import TokenBatch
+from preftune.training.held_out import BEST
 from preftune.training.loop import Loop, peak_memory_gib, read_metrics
 from preftune.training.optim import Schedule
 from preftune.training.plan import Plan
@@ -66,12 +67,23 @@ class OfflineConfig(StageConfig):
     gradient_checkpointing: bool | None = Field(
         None, description="compute each layer again in backward, for memory; the result is the same; null = where the plan does not fit"
     )
+    eval_every: int | None = Field(
+        None, ge=1, description="steps between measurements of the held-out loss, whose best weights are kept; null = none, the last are"
+    )
+    patience: int | None = Field(None, ge=1, description="measurements in a row without a better one that end the run; null = any number")
     weight_decay: float = Field(0.0, ge=0, description="share of a matrix, times lr, taken off it a step; never of norms and biases")
+
+    @model_validator(mode="after")
+    def _patience_needs_measurements(self) -> OfflineConfig:
+        if self.patience is not None and self.eval_every is None:
+            raise ValueError('"patience" counts measurements, and "eval_every" asks for none. Set eval_every too')
+        return self
 
 
 BEGUN = "begun.json"  # what an unfinished run was begun with; the manifest says it of a finished one
 
 S = TypeVar("S", bound=StageConfig)
+T = TypeVar("T")
 
 
 def resolved(config: S, out: Path, names: tuple[str, ...] = ("data", "model")) -> tuple[S, dict[str, str]]:
@@ -103,11 +115,11 @@ class Room:
     model: nn.Module
     tree: bool
     max_tokens: int
-    recomputes: bool = False  # layers are computed again in backward, which a beginning in a cache would not survive
+    apart: bool = True  # what all prompts of a batch begin with is computed once, in a cache
 
     def batch(self, groups: Sequence[Group]) -> TokenBatch:
         """Return the groups as a batch on the model's device."""
-        return collate(groups, self.renderer.pad_id, tree=self.tree, apart=not self.recomputes).to(device_of(self.model))
+        return collate(groups, self.renderer.pad_id, tree=self.tree, apart=self.apart).to(device_of(self.model))
 
     @property
     def trained_parameters(self) -> int:
@@ -162,10 +174,29 @@ def open_room(config: StageConfig, out: Path, progress: Progress) -> Room:
     if not tree:
         progress.note("This model reads shared-prompt rows differently, so each answer gets a row of its own (slower).")
     limit = min(config.max_tokens, max_context(model))
-    recomputes = own is not None and bool(own.gradient_checkpointing)
-    if recomputes:
-        recompute_layers(model)
-    return Room(project, base, load_snapshot(find(config.data, project)), renderer, model, tree, limit, recomputes)
+    room = Room(project, base, load_snapshot(find(config.data, project)), renderer, model, tree, limit)
+    return recomputing(room) if own is not None and own.gradient_checkpointing else room
+
+
+def settle(config: OfflineConfig, room: Room, plan: Callable[[Room], Plan], progress: Progress) -> tuple[Room, Plan]:
+    """Return the room and its plan; where it does not fit the memory and the config leaves it open, layers are computed again.
+
+    What does not fit even so is said. plan: the stage's plan in a room.
+    """
+    planned = plan(room)
+    if planned.advice and config.gradient_checkpointing is None and can_recompute(room.model):
+        progress.note(f"Layers are computed again in the backward pass, since {planned.peak_memory_gib:.1f} GiB would not fit.")
+        room = recomputing(room)
+        planned = plan(room)
+    for warning in planned.warnings():
+        progress.note(warning)
+    return room, planned
+
+
+def recomputing(room: Room) -> Room:
+    """Return the room with its model's layers computed again in backward, which a cache would not survive."""
+    recompute_layers(room.model)
+    return replace(room, apart=False)
 
 
 def load_policy(base: Path, adapter: Adapter | None, *, seed: int, only: Sequence[str] | None = None) -> nn.Module:
@@ -189,6 +220,7 @@ def finish(room: Room, work: Work, final: Path, loop: Loop, encoded: Encoded, pl
         facts["planned"] = {"training_seconds": round(planned.seconds, 1), "peak_memory_gib": round(planned.peak_memory_gib, 2)}
     loop.close()
     (work.path / BEGUN).unlink()
+    (work.path / BEST).unlink(missing_ok=True)
     return work.finish(
         final,
         data=encoded.facts(),
@@ -221,6 +253,13 @@ def save_adapter(model: Any, folder: Path, *, base: str) -> None:
     (folder / "README.md").unlink(missing_ok=True)  # peft's is an empty form that names this machine's folders
     for file in folder.glob("*.safetensors"):
         file.chmod(0o644)
+
+
+def something_held_out(examples: Sequence[T], config: OfflineConfig) -> Sequence[T]:
+    """Return the held-out examples that the run measures on, none where it does not. Raises DataError where there are none to."""
+    if config.eval_every is not None and not examples:
+        raise DataError("nothing is held out to measure on, as eval_every asks", config.data, "Take preftune snapshot --held-out 0.1.")
+    return examples if config.eval_every is not None else ()
 
 
 class Grouped(Protocol):

@@ -39,9 +39,21 @@ from preftune.losses.reward import accuracy
 from preftune.models.adapter import trainable
 from preftune.models.load import batch_logprobs, unwrap
 from preftune.progress import Progress, Silent
-from preftune.stages.common import OfflineConfig, Room, finish, namer, open_room, resolved, save_policy, start
+from preftune.stages.common import (
+    OfflineConfig,
+    Room,
+    finish,
+    namer,
+    open_room,
+    resolved,
+    save_policy,
+    settle,
+    something_held_out,
+    start,
+)
 from preftune.stages.preference_data import Preferences, preferences_of
 from preftune.stages.preference_losses import ALSO_CALLED, LOSSES, LossKind, LossName, Scored, Settings, margins, two
+from preftune.training.held_out import Best, measure
 from preftune.training.loop import Loop
 from preftune.training.moving import MovingReference
 from preftune.training.optim import adamw, lr_at
@@ -138,14 +150,16 @@ def run(config: DPOConfig, out: Path = Path("runs"), *, progress: Progress | Non
             'key "reference_update.every"',
             "Give less, or train for more epochs.",
         )
-    planned = _planned(config, room, encoded)
-    for warning in planned.warnings():
-        progress.note(warning)
+    room, planned = settle(config, room, lambda room: _planned(config, room, encoded), progress)
     learner = _Learner(room, config, data, encoded, progress)
+    held_out = _encode_held_out(config, room)
+    watched = _Learner(room, config, *held_out, progress)
     optimiser = adamw(room.model, weight_decay=config.weight_decay)
     loop = Loop(work, name=config.loss, total=total, models={"policy": room.model}, optimisers={"policy": optimiser}, progress=progress)
+    best = Best(work.path, room.model, loop.state, every=config.eval_every, patience=config.patience)
+
     if config.reference_update:
-        learner.moving = MovingReference(room.model, loop.state)
+        learner.moving = watched.moving = MovingReference(room.model, loop.state)
 
     for step in loop.steps():
         picked = [encoded.groups[i] for i in batch_indices(len(encoded.groups), config.batch_size, step, seed=config.seed)]
@@ -164,13 +178,21 @@ def run(config: DPOConfig, out: Path = Path("runs"), *, progress: Progress | Non
         )
         if step == 0:
             learner.check_start(done.loss, done.metrics)
-        loop.log(step, {"loss/train": done.loss, **done.metrics, "lr": lr, "grad_norm": done.grad_norm})
+        told = {"loss/train": done.loss, **done.metrics, "lr": lr, "grad_norm": done.grad_norm}
+        if best.due(step, total):
+            watched.look_at(held_out[1].groups, loop.state)
+            told |= measure(split_by_budget(held_out[1].groups, config.token_budget), count=watched.count, loss=watched.loss)
+            best.see(told["loss/held_out"], step)
+        loop.log(step, told)
         learner.remember(done.metrics, loop.state)
         if learner.moving and config.reference_update and (step + 1) % config.reference_update.every == 0:
             learner.moving.follow(config.reference_update.mix)
+        if best.gains_no_more:
+            break
+    facts = best.restore()
     save_policy(room, work.path)
-    facts = {"unused": {what: n for what, n in data.unused.items() if n}, "warnings": loop.state.get("warnings", [])}
-    return finish(room, work, final, loop, encoded, planned, steps=total, **facts)
+    facts |= {"unused": {what: n for what, n in data.unused.items() if n}, "warnings": loop.state.get("warnings", [])}
+    return finish(room, work, final, loop, encoded, planned, steps=loop.done, **facts)
 
 
 class _Learner:
@@ -186,7 +208,7 @@ class _Learner:
         self.learned = _learned(self.kind)
         self.moving: MovingReference | None = None
         self.reference: Reference | None = None
-        if self.kind.reference:
+        if self.kind.reference and encoded.groups:
             self.reference = reference_logprobs(
                 room.model,
                 encoded.groups,
@@ -367,7 +389,8 @@ class _Learner:
 def plan(config: DPOConfig, out: Path = Path("runs")) -> Plan:
     """Say what the run will take, without starting it."""
     room = open_room(resolved(config, out)[0], out, Silent())
-    return _planned(config, room, _encode(config, room)[1])
+    _, encoded = _encode(config, room)
+    return settle(config, room, lambda room: _planned(config, room, encoded), Silent())[1]
 
 
 def _planned(config: DPOConfig, room: Room, encoded: Encoded) -> Plan:
@@ -393,6 +416,15 @@ def _learned(kind: LossKind) -> slice:
 def _encode(config: DPOConfig, room: Room) -> tuple[Preferences, Encoded]:
     data = preferences_of(room.snapshot, LOSSES[config.loss].data, seed=config.seed)
     return data, encode(room.renderer, ((row.messages, row.answers) for row in data.rows), max_tokens=room.max_tokens)
+
+
+def _encode_held_out(config: DPOConfig, room: Room) -> tuple[Preferences, Encoded]:
+    # A snapshot keeps ties and thumbs of the training side alone, so held-out pairs stand for them.
+    there = room.snapshot
+    if not something_held_out(there.held_out, config):
+        return Preferences(), Encoded()
+    other_side = replace(there, train=there.held_out, kwise=there.held_out_kwise, ties=[], thumbs=[])
+    return _encode(config, replace(room, snapshot=other_side))
 
 
 def _steps(config: DPOConfig, encoded: Encoded) -> int:

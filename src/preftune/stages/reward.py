@@ -16,6 +16,7 @@ counts as done. Start it with
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ from preftune.models.heads import end_scores, load_reward_model, save_reward_mod
 from preftune.models.load import unwrap
 from preftune.progress import Progress, Silent
 from preftune.rollout.score import score
-from preftune.stages.common import OfflineConfig, Room, finish, namer, open_room, pair_items, resolved, start
+from preftune.stages.common import OfflineConfig, Room, finish, namer, open_room, pair_items, resolved, settle, something_held_out, start
+from preftune.training.held_out import Best, measure
 from preftune.training.loop import Loop
 from preftune.training.optim import adamw, lr_at
 from preftune.training.plan import Plan, make_plan, steps_of
@@ -63,15 +65,15 @@ def run(config: RewardConfig, out: Path = Path("runs"), *, progress: Progress | 
     room, policy = _open(config, out, progress)
     encoded = encode(room.renderer, pair_items(room.snapshot.train), max_tokens=room.max_tokens)
     held_out_pairs = _encode_held_out(room)  # so that what is wrong with them is said before training and not after
-    weights = torch.tensor([pair.weight for pair in room.snapshot.train])
+    something_held_out(room.snapshot.held_out, config)
+    weights, held_out_weights = (torch.tensor([pair.weight for pair in side]) for side in (room.snapshot.train, room.snapshot.held_out))
     optimiser = adamw(room.model, eps=1e-5, weight_decay=config.weight_decay)
     total = _steps(config, encoded)
-    planned = _planned(config, room, encoded)
-    for warning in planned.warnings():
-        progress.note(warning)
+    room, planned = settle(config, room, lambda room: _planned(config, room, encoded), progress)
     loop = Loop(work, name="reward model", total=total, models={"reward": room.model}, optimisers={"reward": optimiser}, progress=progress)
+    best = Best(work.path, room.model, loop.state, every=config.eval_every, patience=config.patience)
 
-    def loss(groups: list[Group]) -> Loss:
+    def loss(groups: list[Group], weights: Tensor) -> Loss:
         scores = end_scores(room.model, room.batch(groups))
         chosen, rejected = scores[0::2], scores[1::2]
         values = bradley_terry(chosen, rejected, margin=0.0, label_smoothing=config.label_smoothing)
@@ -88,7 +90,7 @@ def run(config: RewardConfig, out: Path = Path("runs"), *, progress: Progress | 
         done = train_step(
             split_by_budget(picked, config.token_budget),
             count=lambda groups: float(weights[[g.index for g in groups]].sum()),
-            loss=loss,
+            loss=partial(loss, weights=weights),
             parameters=trainable(room.model).values(),
             optimiser=optimiser,
             lr=lr,
@@ -96,7 +98,18 @@ def run(config: RewardConfig, out: Path = Path("runs"), *, progress: Progress | 
             where=f"reward step {step + 1}",
             name_batch=namer(room.snapshot.train),
         )
-        loop.log(step, {"loss/train": done.loss, **done.metrics, "lr": lr, "grad_norm": done.grad_norm})
+        told = {"loss/train": done.loss, **done.metrics, "lr": lr, "grad_norm": done.grad_norm}
+        if best.due(step, total):
+            told |= measure(
+                split_by_budget(held_out_pairs.groups, config.token_budget),
+                count=lambda groups: float(held_out_weights[[g.index for g in groups]].sum()),
+                loss=partial(loss, weights=held_out_weights),
+            )
+            best.see(told["loss/held_out"], step)
+        loop.log(step, told)
+        if best.gains_no_more:
+            break
+    facts = best.restore()
 
     with progress.stage("reward model: scores of both sides of the split", 2, "sets") as task:
         some = [encoded.groups[i] for i in shuffled(len(encoded.groups), seed=config.seed, epoch=0)[:SCALE_PAIRS]]
@@ -106,7 +119,8 @@ def run(config: RewardConfig, out: Path = Path("runs"), *, progress: Progress | 
         held_out = _held_out(room, held_out_pairs, config.token_budget)
         task.advance()
     _save(room, policy, work.path, encoded.groups[:4], mean=mean, deviation=deviation)
-    return finish(room, work, final, loop, encoded, planned, steps=total, normalisation={"mean": mean, "sd": deviation}, held_out=held_out)
+    facts |= {"normalisation": {"mean": mean, "sd": deviation}, "held_out": held_out}
+    return finish(room, work, final, loop, encoded, planned, steps=loop.done, **facts)
 
 
 def _open(config: RewardConfig, out: Path, progress: Progress) -> tuple[Room, nn.Module]:
@@ -177,7 +191,7 @@ def plan(config: RewardConfig, out: Path = Path("runs")) -> Plan:
     """Say what the run will take, without starting it."""
     room, _ = _open(resolved(config, out)[0], out, Silent())
     encoded = encode(room.renderer, pair_items(room.snapshot.train), max_tokens=room.max_tokens)
-    return _planned(config, room, encoded)
+    return settle(config, room, lambda room: _planned(config, room, encoded), Silent())[1]
 
 
 def _planned(config: RewardConfig, room: Room, encoded: Encoded) -> Plan:

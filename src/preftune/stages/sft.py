@@ -13,17 +13,24 @@ The examples are the snapshot's demonstrations and the chosen side of its pairs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from pydantic import Field
 
 from preftune.data.batches import Encoded, Group, batch_indices, encode, split_by_budget
 from preftune.data.snapshot_files import Example
+from preftune.manifest import content_seed
 from preftune.models.adapter import trainable
 from preftune.models.load import batch_logprobs
+from preftune.models.noise import noisy_embeddings
 from preftune.progress import Progress, Silent
 from preftune.records import Message
-from preftune.stages.common import OfflineConfig, Room, finish, namer, open_room, resolved, save_policy, start
+from preftune.stages.common import OfflineConfig, Room, finish, namer, open_room, resolved, save_policy, settle, something_held_out, start
+from preftune.tensors import TokenBatch
+from preftune.training.held_out import Best, measure
 from preftune.training.loop import Loop
 from preftune.training.optim import adamw, lr_at
 from preftune.training.plan import Plan, make_plan, steps_of
@@ -34,6 +41,7 @@ class SFTConfig(OfflineConfig):
     """Settings of `preftune train sft`."""
 
     lr: float = Field(2e-4, gt=0, description="peak learning rate (2e-4 for LoRA; 1e-5 for all weights)")
+    neftune_alpha: float | None = Field(None, gt=0, description="noise on the embeddings (5 to 15 in 2310.05914); null = none")
 
 
 def run(config: SFTConfig, out: Path = Path("runs"), *, progress: Progress | None = None) -> Path:
@@ -43,18 +51,21 @@ def run(config: SFTConfig, out: Path = Path("runs"), *, progress: Progress | Non
     if work is None:
         return final
     room = open_room(config, out, progress)
+    if config.neftune_alpha is not None:
+        room = replace(room, apart=False)
     examples = _examples(room)
     encoded = _encode(room, examples)
+    held_out = split_by_budget(_held_out(room, config).groups, config.token_budget)
     optimiser = adamw(room.model, weight_decay=config.weight_decay)
     total = _steps(config, encoded)
-    planned = _planned(config, room, encoded)
-    for warning in planned.warnings():
-        progress.note(warning)
+    room, planned = settle(config, room, lambda room: _planned(config, room, encoded), progress)
     loop = Loop(work, name="SFT", total=total, models={"policy": room.model}, optimisers={"policy": optimiser}, progress=progress)
+    best = Best(work.path, room.model, loop.state, every=config.eval_every, patience=config.patience)
 
-    def loss(groups: list[Group]) -> Loss:
+    def loss(groups: list[Group], step: int | None = None) -> Loss:
         batch = room.batch(groups)
-        logprobs, _ = batch_logprobs(room.model, batch)
+        with _noise(config, room, batch, groups, step):
+            logprobs, _ = batch_logprobs(room.model, batch)
         mask = batch.completion_mask
         return Loss(-logprobs, mask.float(), {"length/completion": (float(mask.sum()), float(batch.num_sequences))})
 
@@ -63,8 +74,8 @@ def run(config: SFTConfig, out: Path = Path("runs"), *, progress: Progress | Non
         lr = lr_at(step, total=total, lr=config.lr, warmup=config.warmup, schedule=config.schedule)
         done = train_step(
             split_by_budget(chosen, config.token_budget),
-            count=lambda groups: float(sum(g.num_completion_tokens for g in groups)),
-            loss=loss,
+            count=_learned_tokens,
+            loss=partial(loss, step=step),
             parameters=trainable(room.model).values(),
             optimiser=optimiser,
             lr=lr,
@@ -72,16 +83,35 @@ def run(config: SFTConfig, out: Path = Path("runs"), *, progress: Progress | Non
             where=f"SFT step {step + 1}",
             name_batch=namer(examples),
         )
-        loop.log(step, {"loss/train": done.loss, **done.metrics, "lr": lr, "grad_norm": done.grad_norm})
+        told = {"loss/train": done.loss, **done.metrics, "lr": lr, "grad_norm": done.grad_norm}
+        if best.due(step, total):
+            told |= measure(held_out, count=_learned_tokens, loss=loss)
+            best.see(told["loss/held_out"], step)
+        loop.log(step, told)
+        if best.gains_no_more:
+            break
+    facts = best.restore()
     save_policy(room, work.path)
-    return finish(room, work, final, loop, encoded, planned, steps=total)
+    return finish(room, work, final, loop, encoded, planned, steps=loop.done, **facts)
+
+
+def _learned_tokens(groups: list[Group]) -> float:
+    return float(sum(g.num_completion_tokens for g in groups))
+
+
+def _noise(config: SFTConfig, room: Room, batch: TokenBatch, groups: list[Group], step: int | None) -> AbstractContextManager[None]:
+    # None in the measurements, which have no step.
+    if config.neftune_alpha is None or step is None:
+        return nullcontext()
+    seeds = [content_seed(config.seed, step, group.index) for group in groups]
+    return noisy_embeddings(room.model, batch, alpha=config.neftune_alpha, seeds=seeds)
 
 
 def plan(config: SFTConfig, out: Path = Path("runs")) -> Plan:
     """Say what the run will take, without starting it."""
     room = open_room(resolved(config, out)[0], out, Silent())
     encoded = _encode(room, _examples(room))
-    return _planned(config, room, encoded)
+    return settle(config, room, lambda room: _planned(config, room, encoded), Silent())[1]
 
 
 def _planned(config: SFTConfig, room: Room, encoded: Encoded) -> Plan:
@@ -93,6 +123,12 @@ def _planned(config: SFTConfig, room: Room, encoded: Encoded) -> Plan:
         lambda part: batch_logprobs(room.model, room.batch(part))[0],
         token_budget=config.token_budget,
     )
+
+
+def _held_out(room: Room, config: SFTConfig) -> Encoded:
+    there = [*room.snapshot.held_out_demonstrations, *room.snapshot.chosen_as_demonstrations(held_out=True)]
+    chosen = something_held_out(there, config)
+    return _encode(room, chosen) if chosen else Encoded()
 
 
 def _examples(room: Room) -> list[Example]:

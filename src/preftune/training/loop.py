@@ -50,6 +50,7 @@ class Loop:
         restored = load_training(self._path, models=models, optimisers=optimisers)
         if restored:
             self.start, self.state = restored
+        self.done = self.start  # steps, the one under way among them
         self._kept_seconds = float(self.state["seconds"])
         self._trim_metrics()
         if not restored:
@@ -69,6 +70,7 @@ class Loop:
         with self.progress.stage(self.name, self.total, "steps", done=self.start) as bar, asked_to_stop(bar) as asked:
             self._bar = bar
             for step in range(self.start, self.total):
+                self.done = step + 1
                 yield step
                 if asked:
                     self.save(step + 1)
