@@ -1,4 +1,4 @@
-"""The owner's list of items: what is asked, how far each is, its priority and overlap."""
+"""The owner's list of items: what is asked, how far each is, its priority and overlap; and the draw of what is asked next."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from preftune.data.store import Store
 from preftune.web import items
 from preftune.web.assign import BARRED
 from preftune.web.items import MAX_PRIORITY
+from preftune.web.next_items import MOST, ask_next, last_draw
 from preftune.web.owner_parts import PAGE, number_in, owner_page, prompts_by_id
 from preftune.web.rank import naming_words
 from preftune.web.site import Form, Owner, PageError, go, settings_of, store_of
@@ -135,7 +136,17 @@ def list_items(request: Request, state: str = "all", kind: str = "", text: str =
         number=number,
         page_count=max(1, -(-total // PAGE)),
         most=MAX_PRIORITY,
+        most_drawn=MOST,
+        drawn=last_draw(store),
     )
+
+
+@router.post("/next")
+def draw(request: Request, session: Owner, form: Form) -> Response:
+    """Draw the pairs to ask next, and go back to the list, which says what came of it."""
+    number = number_in(form.get("n", ""), 1, MOST, "The number of pairs")
+    ask_next(store_of(request), session.person, number, settings_of(request))
+    return go("/owner/items")
 
 
 @router.post("/{item_id}")
