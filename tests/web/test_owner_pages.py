@@ -293,7 +293,7 @@ def test_items_are_listed_by_state_words_and_kind_and_changed(team: Team):
     assert browser.get("/owner/items").words.count("an answer may name its author: Claude") == 1
     assert "0 found" in browser.get("/owner/items?state=judged").words
     browser.get("/owner/items?state=untouched")
-    action = next(action for action in browser.page.forms if action.startswith("/owner/items/"))
+    action = next(action for action in browser.page.forms if re.fullmatch("/owner/items/[0-9a-f]{16}", action))
     browser.send(action, priority="7", overlap="3")
     assert browser.here == "/owner/items?state=untouched&kind=&text=&page=1"
     changed = browser.page.forms[action].fields()

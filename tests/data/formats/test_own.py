@@ -254,7 +254,7 @@ def test_a_large_array_on_one_line_is_read_in_pieces(written: Callable[..., Path
         (b"[]", "the file has no rows"),
         (b"prompt chosen\na b\n", "no row can be read; line 1: the line is not JSON"),
         (b"1\n2\n", "the rows are no JSON objects"),
-        (b'{"question": "a", "answer": "b"}', "rows with the keys answer, question. The formats are own"),
+        (b'{"question": "a", "answer": "b"}', "the keys answer, question. Say which key is which: --map prompt=KEY .* The formats are own"),
         (b"PK\x03\x04rest", "a zip archive. Unpack it"),
         ('{"prompt": "a"}'.encode("utf-16"), "UTF-16 text. Save it as UTF-8"),
         (b"SQLite format 3\0", "an SQLite database"),
