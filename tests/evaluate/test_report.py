@@ -322,6 +322,18 @@ def warned(story: Story) -> str:
     return " ".join(f"{w.title}: {plain(w.text)}" for w in findings.warnings(story, Sources(story)))
 
 
+@pytest.mark.parametrize(("high", "told"), [(-0.26, True), (0.02, False)])
+def test_functions_that_stop_working_are_told_for_each_method(high, told):
+    story = whole_story()
+    tasks = story.evaluations["dpo"]["retention"]["verdict"]["tasks"]
+    row = next(task for task in tasks if task["name"] == "functions")
+    row |= {"before": 0.6, "after": 0.15, "difference": -0.45, "low": -0.6, "high": high}
+    said = (
+        "DPO breaks functions that worked: Of 40 small functions 60.0 % pass their tests before and 15.0 % after (difference −45.0 points"
+    )
+    assert (said in warned(story)) is told
+
+
 def test_a_sound_story_has_no_warning_and_says_what_was_looked_for():
     assert warned(whole_story()) == ""
     assert findings.healthy(whole_story()).startswith("No warning. Looked for: reward up while style or checks fall")

@@ -20,7 +20,7 @@ def test_a_model_that_won_and_kept_passes_with_no_reason(evaluation):
     gate = judge(evaluation)
     assert gate.passed
     assert gate.reasons == ()
-    assert [check.name for check in gate.checks] == ["preference won", "knowledge kept", "near the base", "answers end"]
+    assert [check.name for check in gate.checks] == ["preference won", "knowledge kept", "code still works", "near the base", "answers end"]
     assert "+31.4 points (95 % interval +26.1 to +36.2, n = 100)" in gate.checks[0].text
 
 
@@ -37,6 +37,19 @@ def test_lost_and_not_proved_refuse_in_different_words(evaluation, set_retention
     assert "facts -0.50 points, -3.45 points at worst" in unproved
     assert "prose" not in lost + unproved  # it is kept
     assert "functions" not in lost + unproved  # it is not gated
+
+
+@pytest.mark.parametrize(
+    ("low", "difference", "high", "passes"),
+    [(-0.305, -0.15, 0.02, True), (-0.6, -0.45, -0.258, False), (-0.3, -0.2, -0.1, True), (-0.3, -0.2, -0.101, False)],
+)
+def test_functions_that_are_proved_to_fall_refuse_and_others_do_not(evaluation, low, difference, high, passes):
+    functions = next(t for t in evaluation["retention"]["verdict"]["tasks"] if t["name"] == "functions")
+    functions |= {"low": low, "difference": difference, "high": high}
+    gate = judge(evaluation)
+    assert gate.passed is passes
+    if not passes:
+        assert only_reason(evaluation).startswith(f"Fewer functions pass their tests: {100 * difference:+.1f} points (95 % interval")
 
 
 def test_retention_that_was_not_measured_refuses(evaluation):

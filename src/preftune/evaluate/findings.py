@@ -123,6 +123,8 @@ def warnings(story: Story, sources: Sources) -> list[Warned]:
     found: list[Warned] = []
     if "ppo" in story.evaluations:
         found += _gaming(story, sources)
+    for name in story.methods:
+        found += _broken_functions(story, name)
     for name in ("dpo", "dpo_base"):
         found += _both_fall(story, name)
     return [*found, *_by_length(story, sources)]
@@ -213,6 +215,15 @@ def _both_fall(story: Story, name: str) -> Iterator[Warned]:
         yield Warned(f"{LABELS[name]}: chosen and rejected both fall", Markup(text).format(*sizes))
 
 
+def _broken_functions(story: Story, name: str) -> Iterator[Warned]:
+    task = next((t for t in retention_tasks(story.evaluations.get(name, {})) if t.name == "functions"), None)
+    if task and task.high is not None and task.high < 0:
+        text = "Of {} small functions {} pass their tests before and {} after (difference {}, at best {}). Read what it writes for them."
+        shares = [plain(value, "share") for value in (task.before, task.after)]
+        changes = [change(task, value) for value in (task.difference, task.high)]
+        yield Warned(f"{LABELS[name]} breaks functions that worked", Markup(text).format(task.n, *shares, *changes))
+
+
 def _late_mean(values: list[float]) -> float | None:
     late = values[-max(1, len(values) // 4) :]
     return sum(late) / len(late) if late else None
@@ -243,4 +254,6 @@ def healthy(story: Story) -> str:
         )
     if any(story.runs[name].metrics for name in ("dpo", "dpo_base") if name in story.runs):
         looked.append("chosen and rejected answers of DPO both falling")
+    if any(retention_tasks(story.evaluations[name]) for name in story.methods):
+        looked.append("functions that stop working")
     return f"No warning. Looked for: {'; '.join(looked)}." if looked else ""

@@ -1,11 +1,14 @@
 """The gate: a model is released when its evaluation shows what was won, that nothing was lost, and that it stayed near its base.
 
-Four questions, each answered by one check with its numbers:
+Five questions, each answered by one check with its numbers:
 
 - preference won: the paired gain in style over the base is above 0 with its whole interval; where no style is measured, the
   win rate against the base is above one half with its whole interval;
 - knowledge kept: the retention verdict is "kept". "Lost" and "not proved" both refuse: the one says that something fell beyond its
   margin, the other that the measurement cannot exclude it;
+- code still works: where small functions were tried against tests, it is not proved that more than 10 points fewer pass than before.
+  They are too few to prove the opposite, so this refuses a proved loss alone; a reward that pays for form is caught by it (PPO on the
+  sample learned to stop after a function's docstring, with facts and texts kept: docs/benchmarks.md);
 - near the base: the mean KL from the base is at most 50 nats an answer. A best-of-n choice among 50 answers spends 3 nats, PPO on
   a small model 5 to 15, a DPO run that still writes sensible text 10 to 40; beyond 50 the answers are all but unknown to the base;
 - answers end: at least half of them end by themselves, and at most 10 points fewer than the base's where these are known.
@@ -25,6 +28,7 @@ EVALUATION = "evaluation.json"
 MAX_KL_NATS = 50.0
 MIN_SHARE_ENDING = 0.5
 MAX_FALL_IN_ENDING = 0.10
+MAX_FALL_IN_FUNCTIONS = 0.10
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ def judge(evaluation: Mapping[str, Any]) -> Gate:
     Raises DataError where a part of the evaluation is missing or is something else.
     """
     try:
-        checks = (_preference(evaluation), _retention(evaluation), _drift(evaluation), _ending(evaluation))
+        checks = (_preference(evaluation), _retention(evaluation), _functions(evaluation), _drift(evaluation), _ending(evaluation))
     except (KeyError, TypeError) as error:
         raise DataError(f"this is no evaluation of preftune ({error!r})", "evaluation.json", "Run preftune evaluate anew.") from error
     reasons = tuple(check.text for check in checks if not check.passed)
@@ -131,6 +135,17 @@ def _retention(evaluation: Mapping[str, Any]) -> Check:
         False,
         f"Retention is not proved: the items are too few, or the fall too near its margin, to exclude a loss on {told}.",
     )
+
+
+def _functions(evaluation: Mapping[str, Any]) -> Check:
+    name, verdict = "code still works", (evaluation["retention"] or {}).get("verdict")
+    task = next((t for t in verdict["tasks"] if t["name"] == "functions"), None) if verdict else None
+    if task is None or task.get("high") is None:
+        return Check(name, True, "No functions were tried against tests.")
+    lost = bool(task["high"] < -MAX_FALL_IN_FUNCTIONS)
+    told = "Fewer functions pass their tests" if lost else "No large fall of the functions that pass their tests is proved"
+    fall = points({"value": task["difference"], "low": task["low"], "high": task["high"], "n": task["n"]})
+    return Check(name, not lost, f"{told}: {fall}; refused is what is proved to fall by more than {100 * MAX_FALL_IN_FUNCTIONS:.0f}.")
 
 
 def _drift(evaluation: Mapping[str, Any]) -> Check:
