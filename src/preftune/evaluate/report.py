@@ -8,32 +8,20 @@ and a content security policy forbids whatever could still slip through.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from preftune.data.pages import write_html
 from preftune.evaluate import answers, comparison, findings, panels, tables
 from preftune.evaluate.sources import Sources
 from preftune.evaluate.story import LABELS, RunView, Story, story_of
-from preftune.manifest import disk_errors
 
 __all__ = ["RunView", "Story", "story_of", "write_report"]
 
 
 def write_report(story: Story, path: Path) -> Path:
     """Write the report to a file, whole or not at all, and return its path."""
-    environment = Environment(
-        loader=PackageLoader("preftune.evaluate"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.get_template("report.html.j2").render(_contents(story))
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")  # half a surrogate pair may come from a model
-        temporary.replace(path)
-    return path
+    return write_html(path, "report.html.j2", "preftune.evaluate", **_contents(story))
 
 
 def _contents(story: Story) -> dict[str, Any]:

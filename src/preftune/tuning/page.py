@@ -5,18 +5,16 @@ No network and no script; it follows light and dark, prints, and fits a narrow s
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from preftune.data.pages import write_html
 from preftune.evaluate.plots import Track, tracks
 from preftune.evaluate.story import Measured, measured
 from preftune.evaluate.wording import Unit, interval, listed, plain
-from preftune.manifest import disk_errors
 
 WON = {"style": "style won", "score": "score won", "preference": "held-out preference won"}
 UNITS: dict[str, Unit] = {"style": "points", "score": "gain", "preference": "points"}
@@ -26,15 +24,8 @@ Point = dict[str, Any]
 
 def write_page(result: dict[str, Any], path: Path) -> None:
     """Write the page of a sweep (the content of scale.json) to a file, whole or not at all."""
-    loader = ChoiceLoader([PackageLoader("preftune.tuning"), PackageLoader("preftune.evaluate")])
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    text = environment.get_template("scale.html.j2").render(
-        result=result, verdict=verdict(result), notes=notes(result), plots=_plots(result), heads=heads(result), rows=rows(result)
-    )
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    with disk_errors(path):
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+    contents = {"result": result, "verdict": verdict(result), "notes": notes(result), "plots": _plots(result)}
+    write_html(path, "scale.html.j2", "preftune.tuning", "preftune.evaluate", **contents, heads=heads(result), rows=rows(result))
 
 
 def verdict(result: dict[str, Any]) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from preftune.data.checks.report import DataReport, length_rule
-from preftune.manifest import disk_errors
+from preftune.data.pages import write_html
 
 if TYPE_CHECKING:
     from preftune.data.checks.drawing import Plot
@@ -17,21 +16,8 @@ SHOWN_PLACES = 100
 
 def write_page(report: DataReport, path: Path) -> Path:
     """Write the report to an HTML file, whole or not at all, and return its path."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("preftune.data"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.get_template("check.html.j2").render(
-        report=report, plots=_plots(report), lines=report.lines(), shown_places=report.private.places[:SHOWN_PLACES]
-    )
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(path)
-    return path
+    contents = {"report": report, "plots": _plots(report), "lines": report.lines()}
+    return write_html(Path(path), "check.html.j2", "preftune.data", **contents, shown_places=report.private.places[:SHOWN_PLACES])
 
 
 def _plots(report: DataReport) -> list[Plot]:
