@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from preftune._cli_output import print_json
+from preftune._cli_output import Json, print_json
 
 app = typer.Typer()
 
@@ -32,7 +32,7 @@ def advise(
         int | None, typer.Option("--held-out", min=1, help="Prompts of the planned evaluation; by default a tenth.", show_default=False)
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Say what your data can carry: prompt first, SFT, DPO, RLHF, or collect more.
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from preftune._cli_inputs import store_address
-from preftune._cli_output import print_json
+from preftune._cli_output import Json, print_json
 
 app = typer.Typer()
 
@@ -22,7 +22,7 @@ def check(
     tokenizer: Annotated[Path | None, typer.Option(metavar="DIR", help="A model's folder, to count tokens; else an estimate.")] = None,
     context: Annotated[int, typer.Option(min=1, help="Tokens that the longest pair may have.")] = 2048,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with plots, too.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Say what is in the data and what is wrong with it.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from preftune._cli_inputs import store_address
-from preftune._cli_output import print_json
+from preftune._cli_output import Json, print_json
 
 if TYPE_CHECKING:
     from preftune.data.import_report import ImportReport
@@ -23,7 +23,6 @@ app = typer.Typer()
 
 LARGE_BYTES = 2**23  # from here on reading takes longer than one waits without a sign
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 StoreOption = Annotated[str | None, typer.Option("--store", help="The store; by default the project's.", show_default=False)]
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from preftune._cli_inputs import store_address
-from preftune._cli_output import print_json
+from preftune._cli_output import Json, print_json
 
 app = typer.Typer()
 
@@ -29,7 +29,7 @@ def mine(
     run_tests: Annotated[str | None, typer.Option(metavar="CMD", help="Run the tests before and after: RUNS THE REPO'S CODE.")] = None,
     test_seconds: Annotated[float, typer.Option(min=1, help="Longest time of one run of the tests.")] = 600.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be taken; store nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Take pairs and demonstrations from a git history.
 

@@ -9,11 +9,14 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from preftune.errors import PreftuneError, Stopped
 
 INTERRUPTED = 130
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 
 def run_app(app: Callable[..., Any], argv: Sequence[str], *, debug: bool) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from preftune._cli_output import print_json
+from preftune._cli_output import Json, print_json
 
 if TYPE_CHECKING:
     from preftune.data.remote import Endpoint
@@ -45,7 +45,7 @@ def sample(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many prompts.", show_default=False)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     store: Annotated[str | None, typer.Option("--store", help="The store; by default the project's.", show_default=False)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Sample candidates for people to rank.
 

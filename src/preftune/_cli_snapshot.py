@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from preftune._cli_inputs import store_address
-from preftune._cli_output import print_result
+from preftune._cli_output import Json, print_result
 
 if TYPE_CHECKING:
     from preftune.data.filters import Filters
@@ -58,7 +58,7 @@ def snapshot(
     max_tokens: Annotated[int | None, typer.Option(min=1, help="The same in tokens of --tokenizer.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(metavar="FILE", help="A tokenizer.json, or a folder with one.")] = None,
     unbiased_only: Annotated[bool, typer.Option("--unbiased-only", help="Items picked at random alone.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Freeze the store's pairs as a data set that never changes.
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from preftune._cli_output import print_json, print_result
+from preftune._cli_output import Json, print_json, print_result
 
 app = typer.Typer()
 
@@ -45,7 +45,7 @@ def scale(
     out: Annotated[Path, typer.Option(help="Where evaluations and the sweep are kept.")] = Path("reports"),
     full: Annotated[bool, typer.Option("--full", help="All facts, texts and requests instead of a part.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Find the best strength of a run's adapter without training.
 
@@ -106,7 +106,7 @@ def tune(
     ] = None,
     out: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
     reports: Annotated[Path, typer.Option(help="Where measurements and the search are kept.")] = Path("reports"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Search beta, lr and epochs by successive halving.
 

@@ -28,7 +28,7 @@ from preftune._cli_inputs import (
 )
 from preftune._cli_label import label
 from preftune._cli_mine import mine
-from preftune._cli_output import print_json, print_result, run_app
+from preftune._cli_output import Json, print_json, print_result, run_app
 from preftune._cli_sample import sample
 from preftune._cli_snapshot import snapshot
 from preftune._cli_tune import scale, tune
@@ -42,7 +42,6 @@ app = typer.Typer(
 )
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 StoreOption = Annotated[str | None, typer.Option("--store", help="The store; by default the project's.", show_default=False)]
 
 
