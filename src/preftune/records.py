@@ -222,6 +222,11 @@ class KWise(Record):
         return self
 
 
+def ranked_by(judgement: Judgement) -> list[str]:
+    """Return the candidates that a judgement ranks, best first."""
+    return [candidate for tier in judgement.ranking for candidate in tier]
+
+
 def pairs_of(judgement: Judgement) -> list[tuple[str, str]]:
     """Return (better, worse) candidate ids of every strict preference in one judgement; ties give none."""
     tiers = judgement.ranking

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from preftune.data.comparisons import Comparisons
 from preftune.errors import DataError
-from preftune.records import Judgement, KWise, Prompt, Thumb, Tie, is_settled, standing, votes_of
+from preftune.records import Judgement, KWise, Prompt, Thumb, Tie, is_settled, ranked_by, standing, votes_of
 
 MIN_RATERS_AN_ITEM = 3.0
 MIN_ITEMS_A_RATER = 50
@@ -112,10 +112,10 @@ def kwise_from(
     for judgement in valid:
         weight = 1.0 if weights is None else weights.get(judgement.rater, 1.0)
         overruled = not is_settled(judgement) and bool(settled & _twos(judgement)) if settled else False
-        if len(_ranked(judgement)) < 3 or len(judgement.ranking) < 2 or weight == 0 or overruled:
+        if len(ranked_by(judgement)) < 3 or len(judgement.ranking) < 2 or weight == 0 or overruled:
             continue
         ranks = tuple(rank for rank, tier in enumerate(judgement.ranking, 1) for _ in tier)
-        completions = tuple(texts[candidate] for candidate in _ranked(judgement))
+        completions = tuple(texts[candidate] for candidate in ranked_by(judgement))
         about = {"messages": prompt.messages, "group": prompt.id, "kind": prompt.kind, "check": prompt.check}
         yield KWise(completions=completions, ranks=ranks, weight=weight, **about)
 
@@ -160,7 +160,7 @@ def thumbs_from(
         if judgement.acceptable is None:
             continue
         weight = 1.0 if weights is None else weights.get(judgement.rater, 1.0)
-        for candidate in dict.fromkeys([*_ranked(judgement), *judgement.acceptable]):
+        for candidate in dict.fromkeys([*ranked_by(judgement), *judgement.acceptable]):
             votes.setdefault(candidate, []).append((candidate in judgement.acceptable, weight, is_settled(judgement)))
     about = {"messages": prompt.messages, "group": prompt.id, "kind": prompt.kind, "check": prompt.check}
     for candidate, said in sorted(votes.items()):
@@ -225,12 +225,8 @@ def read_weights(path: Path) -> dict[str, float]:
     return {str(rater): float(weight) for rater, weight in found.items()}
 
 
-def _ranked(judgement: Judgement) -> list[str]:
-    return [candidate for tier in judgement.ranking for candidate in tier]
-
-
 def _twos(judgement: Judgement) -> set[frozenset[str]]:
-    ranked = _ranked(judgement)
+    ranked = ranked_by(judgement)
     return {frozenset((a, b)) for a in ranked for b in ranked if a < b}
 
 

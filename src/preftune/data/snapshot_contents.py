@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from preftune.data.aggregate import Preference, by_model, by_votes, dawid_skene, kwise_from, read_weights, thumbs_from, ties_from
 from preftune.data.checks import Votes, count_votes
@@ -16,10 +16,11 @@ from preftune.data.formats import Row
 from preftune.data.snapshot_files import Example, PartsWriter
 from preftune.data.splits import Split
 from preftune.data.store import Store, pairs_from
-from preftune.records import Candidate, Demonstration, Judgement, KWise, Pair, Prompt, Record, Thumb, Tie, standing
+from preftune.records import Candidate, Demonstration, Judgement, KWise, Pair, Prompt, Record, Thumb, Tie, ranked_by, standing
 
 Aggregate = Literal["majority", "weighted", "dawid-skene"]
 Prefer = Callable[[list[Judgement]], list[Preference]]
+R = TypeVar("R", KWise, Tie, Thumb)
 # What is counted on each side, and the parts that hold it: on the training side, and held out.
 PARTS_OF_A_SIDE = {
     "pairs": ("train", "held_out"),
@@ -176,14 +177,9 @@ def _pairs(
 def _kwise(
     found: PromptContents, kept: list[Judgement], weights: dict[str, float] | None, filters: Filters, limit: SizeLimit, counts: Counts
 ) -> list[KWise]:
-    sources = {c.id: c.source for c in found.candidates}
-    wanted = [j for j in kept if from_sources(filters, sources, *(candidate for tier in j.ranking for candidate in tier))]
-    texts = {c.id: c.text for c in found.candidates}
-    orders = list(kwise_from(found.prompt, wanted, texts, weights))
-    fitting = [order for order in orders if limit.fits(found.prompt.messages, *order.completions)]
-    if len(fitting) < len(orders):
-        counts.others["orders too long"] += len(orders) - len(fitting)
-    return fitting
+    texts, wanted = _of_sources(found, kept, filters, ranked_by)
+    orders = kwise_from(found.prompt, wanted, texts, weights)
+    return _fitting("orders", list(orders), lambda order: order.completions, limit, counts)
 
 
 def _ties(
@@ -195,24 +191,31 @@ def _ties(
     limit: SizeLimit,
     counts: Counts,
 ) -> list[Tie]:
-    texts = {c.id: c.text for c in found.candidates if from_sources(filters, {c.id: c.source}, c.id)}
-    wanted = [j for j in kept if all(c in texts for tier in j.ranking for c in tier)]
-    ties = list(ties_from(found.prompt, wanted, texts, preferred, weights))
-    fitting = [tie for tie in ties if limit.fits(found.prompt.messages, *tie.completions)]
-    if len(fitting) < len(ties):
-        counts.others["ties too long"] += len(ties) - len(fitting)
-    return fitting
+    texts, wanted = _of_sources(found, kept, filters, ranked_by)
+    ties = ties_from(found.prompt, wanted, texts, preferred, weights)
+    return _fitting("ties", list(ties), lambda tie: tie.completions, limit, counts)
 
 
 def _thumbs(
     found: PromptContents, kept: list[Judgement], weights: dict[str, float] | None, filters: Filters, limit: SizeLimit, counts: Counts
 ) -> list[Thumb]:
+    texts, wanted = _of_sources(found, kept, filters, lambda judgement: [*ranked_by(judgement), *(judgement.acceptable or ())])
+    thumbs = thumbs_from(found.prompt, wanted, texts, weights)
+    return _fitting("thumbs", list(thumbs), lambda thumb: (thumb.completion,), limit, counts)
+
+
+def _of_sources(
+    found: PromptContents, kept: list[Judgement], filters: Filters, speaks_of: Callable[[Judgement], list[str]]
+) -> tuple[dict[str, str], list[Judgement]]:
+    """Return the text of each answer from a wanted source, by id, and the judgements that speak of these alone."""
     texts = {c.id: c.text for c in found.candidates if from_sources(filters, {c.id: c.source}, c.id)}
-    wanted = [j for j in kept if all(c in texts for c in (*(j.acceptable or ()), *(c for tier in j.ranking for c in tier)))]
-    thumbs = list(thumbs_from(found.prompt, wanted, texts, weights))
-    fitting = [thumb for thumb in thumbs if limit.fits(found.prompt.messages, thumb.completion)]
-    if len(fitting) < len(thumbs):
-        counts.others["thumbs too long"] += len(thumbs) - len(fitting)
+    return texts, [judgement for judgement in kept if texts.keys() >= set(speaks_of(judgement))]
+
+
+def _fitting(what: str, rows: list[R], answers: Callable[[R], Sequence[str]], limit: SizeLimit, counts: Counts) -> list[R]:
+    fitting = [row for row in rows if limit.fits(row.messages, *answers(row))]
+    if len(fitting) < len(rows):
+        counts.others[f"{what} too long"] += len(rows) - len(fitting)
     return fitting
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from preftune.data.snapshot import KIND, load_snapshot
@@ -44,10 +45,10 @@ def share_of(snapshot: Path, share: float, *, seed: int) -> Path:
 
 def _drawn(pairs: list[Pair], wanted: int, seed: int) -> list[Pair]:
     """Return the pairs of the first groups that hold at least `wanted` of them, in the pairs' own order."""
-    left, groups = wanted, set[str]()
-    for group in sorted({pair.group for pair in pairs}, key=lambda group: content_seed(seed, group)):
+    left, groups, sizes = wanted, set[str](), Counter(pair.group for pair in pairs)
+    for group in sorted(sizes, key=lambda group: content_seed(seed, group)):
         if left <= 0 and groups:
             break
         groups.add(group)
-        left -= sum(pair.group == group for pair in pairs)
+        left -= sizes[group]
     return [pair for pair in pairs if pair.group in groups]
