@@ -20,7 +20,7 @@ from preftune.losses.logprobs import predicting
 from preftune.losses.reduce import sequence_length
 from preftune.manifest import write_json
 from preftune.models.checkpoint import save_model
-from preftune.models.load import LOADING_ERRORS, _first_line, find_device, fitting_dtype, hidden_states, quiet, unwrap
+from preftune.models.load import LOADING_ERRORS, find_device, first_line, fitting_dtype, hidden_states, quiet, unwrap
 from preftune.tensors import TokenBatch
 
 HEAD_NAMES = ("score", "classifier")
@@ -70,7 +70,7 @@ def load_reward_model(path: Path, *, device: torch.device | None = None) -> PreT
                 folder, num_labels=1, dtype=fitting_dtype(device, trained_whole=False), local_files_only=True, output_loading_info=True
             )
     except LOADING_ERRORS as error:
-        raise ModelError(f"the reward model cannot be loaded ({_first_line(error)})", str(path), "Give a run of train reward.") from error
+        raise ModelError(f"the reward model cannot be loaded ({first_line(error)})", str(path), "Give a run of train reward.") from error
     if info.get("missing_keys"):
         lost = ", ".join(sorted(info["missing_keys"])[:3])
         raise ModelError(f"weights are missing: {lost}; its rewards would be random", str(path), "Give a run of train reward.")

@@ -93,7 +93,7 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, local_files_only=True, **extra)
     except Exception as error:  # the tokenizers library raises nothing narrower
         raise ModelError(
-            f"the tokenizer cannot be loaded ({_first_line(error)})", str(folder), "The folder needs tokenizer.json."
+            f"the tokenizer cannot be loaded ({first_line(error)})", str(folder), "The folder needs tokenizer.json."
         ) from error
     return tokenizer
 
@@ -169,7 +169,7 @@ def load_causal_lm(path: Path, *, device: torch.device | None = None, dtype: tor
                 source, dtype=dtype, local_files_only=True, output_loading_info=True, **extra
             )
     except LOADING_ERRORS as error:
-        raise ModelError(f"the model cannot be loaded ({_first_line(error)})", str(path), "Is it a causal LM with its weights?") from error
+        raise ModelError(f"the model cannot be loaded ({first_line(error)})", str(path), "Is it a causal LM with its weights?") from error
     if info.get("missing_keys"):
         raise ModelError(f"weights are missing: {', '.join(sorted(info['missing_keys'])[:3])}", str(path), "Give the whole model.")
     if "gguf_file" in extra:
@@ -185,7 +185,8 @@ def _forget_quantisation(model: Any) -> None:
     model.is_quantized, model.hf_quantizer = False, None
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return what a library says of an error, short enough for a sentence of ours."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 

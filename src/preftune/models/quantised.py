@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 
 from preftune.errors import ConfigError, ModelError
 from preftune.manifest import MANIFEST
-from preftune.models.load import LOADING_ERRORS, _first_line, quiet
+from preftune.models.load import LOADING_ERRORS, first_line, quiet
 
 KEY = 'key "adapter.kind"'
 
@@ -42,5 +42,5 @@ def load_in_4_bits(path: Path, *, device: torch.device) -> PreTrainedModel:
                 folder, quantization_config=settings, dtype=torch.bfloat16, device_map={"": device}, local_files_only=True
             )
     except LOADING_ERRORS as error:
-        raise ModelError(f"the model cannot be loaded in 4 bits ({_first_line(error)})", str(path), "Take lora.") from error
+        raise ModelError(f"the model cannot be loaded in 4 bits ({first_line(error)})", str(path), "Take lora.") from error
     return model.eval()

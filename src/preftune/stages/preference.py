@@ -268,10 +268,9 @@ class _Learner:
         """Return log ref under the weights that training started from, [S]; nan where there is none, which shows."""
         if self.reference is None:
             return torch.full(lengths.shape, math.nan)
-        found = [row for group in groups for row in self.reference.tokens[group.index][which]]
         if self.config.loss != "ld_dpo":
-            return torch.stack([row.sum() for row in found])
-        rows = pad_sequence(found, batch_first=True)
+            return self.reference.sums(groups, which)
+        rows = pad_sequence(self.reference.rows(groups, which), batch_first=True)
         return self._desensitised(rows, torch.arange(rows.shape[1]) < lengths[:, None], lengths)
 
     def _desensitised(self, logprobs: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:

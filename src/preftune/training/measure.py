@@ -6,6 +6,7 @@ keeps for its backward pass depends on its layers, its adapter and the version o
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -105,4 +106,4 @@ def memory_limit(device: torch.device) -> int | None:
 def resident_memory() -> int:
     """Return the bytes that this process holds in memory (Linux; elsewhere 0)."""
     path = Path("/proc/self/statm")
-    return int(path.read_text().split()[1]) * 4096 if path.exists() else 0
+    return int(path.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if path.exists() else 0

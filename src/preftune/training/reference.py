@@ -44,9 +44,13 @@ class Reference:
 
     tokens: dict[int, tuple[Tensor, ...]]
 
-    def sums(self, groups: Sequence[Group]) -> Tensor:
-        """Return Σ log ref of each completion of the groups, float32 [S], in their order."""
-        return torch.stack([row.sum() for group in groups for row in self.tokens[group.index]])
+    def rows(self, groups: Sequence[Group], which: slice = slice(None)) -> list[Tensor]:
+        """Return log ref of the tokens of each completion of the groups, in their order. which: of a group's completions."""
+        return [row for group in groups for row in self.tokens[group.index][which]]
+
+    def sums(self, groups: Sequence[Group], which: slice = slice(None)) -> Tensor:
+        """Return Σ log ref of each completion of the groups, float32 [S], in their order. which: of a group's completions."""
+        return torch.stack([row.sum() for row in self.rows(groups, which)])
 
 
 def reference_logprobs(
