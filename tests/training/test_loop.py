@@ -190,6 +190,16 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path):
     assert open_loop(tmp_path)[0].start == 0
 
 
+def test_an_ignored_signal_stays_ignored(tmp_path, undisturbed):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        loop, _ = train(tmp_path, kill_at=3, kill=lambda: os.kill(os.getpid(), signal.SIGINT))
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert rows(loop) == undisturbed[0]
+
+
 def test_the_steps_run_in_a_thread_too_where_signals_do_not_reach(tmp_path, undisturbed):
     with ThreadPoolExecutor(1) as pool:
         loop, _ = pool.submit(train, tmp_path).result()

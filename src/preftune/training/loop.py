@@ -122,7 +122,8 @@ class Loop:
 def asked_to_stop(task: Task) -> Iterator[list[str]]:
     """Yield a list that is empty until SIGTERM or Ctrl-C comes, and then holds that signal's name; the second one acts as before.
 
-    Signals reach the main thread alone; elsewhere the list stays empty.
+    Signals reach the main thread alone; elsewhere the list stays empty. A signal that is ignored, as Ctrl-C is in what a script starts in
+    the background, stays ignored.
     """
     asked: list[str] = []
     if threading.current_thread() is not threading.main_thread():
@@ -134,7 +135,8 @@ def asked_to_stop(task: Task) -> Iterator[list[str]]:
         signal.signal(number, before[signal.Signals(number)])
         task.note(f"{asked[-1]}: stopping once this step is done; once more to stop at once.")
 
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    heeded = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, remember) for number in heeded}
     try:
         yield asked
     finally:
