@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections import Counter
 from dataclasses import replace
 
@@ -102,6 +104,15 @@ def test_the_memory_by_hand(plan, model, tiny_tokenizer):
     expected = LIBRARIES_GIB * GIB + held + FRAGMENTS * kept
     assert plan().peak_memory_gib * GIB == pytest.approx(expected, abs=0.1 * kept + 1)
     assert (plan(resident_models=3).peak_memory_gib - plan().peak_memory_gib) * GIB == pytest.approx(8 * weights)
+
+
+def test_measuring_keeps_neither_the_model_nor_what_it_computed(tiny_folder):
+    model = load_causal_lm(tiny_folder("llama"), device=CPU).requires_grad_(True)
+    weight = weakref.ref(model.get_input_embeddings().weight)
+    assert kept_for_backward(lambda: batch_logprobs(model, collate(GROUPS, 0))[0], model) > 0
+    del model
+    gc.collect()
+    assert weight() is None
 
 
 @pytest.mark.parametrize("kind", ["all weights", "adapter", "reward"])

@@ -75,19 +75,17 @@ def update_seconds(trained_parameters: int, device: torch.device) -> float:
 def kept_for_backward(compute: Callable[[], Tensor], model: nn.Module) -> int:
     """Return the bytes that a forward pass keeps for its backward pass, beside the weights; each tensor's memory is counted once."""
     weights = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
-    kept: dict[int, int] = {}
-    alive: list[Tensor] = []  # so that no address is used twice
+    kept: dict[int, torch.UntypedStorage] = {}  # held while the rest is computed, so that no address is used twice
 
-    def note(tensor: Tensor) -> Tensor:
+    def note(tensor: Tensor) -> None:
+        # What is returned here the graph keeps: a tensor of its own would hold graph, tensor and model for ever.
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-            alive.append(tensor)
-        return tensor
+            kept[storage.data_ptr()] = storage
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda nothing: nothing):
         compute()
-    return sum(kept.values())
+    return sum(storage.nbytes() for storage in kept.values())
 
 
 def memory_limit(device: torch.device) -> int | None:
