@@ -107,10 +107,12 @@ def test_the_memory_by_hand(plan, model, tiny_tokenizer):
 
 
 def test_measuring_keeps_neither_the_model_nor_what_it_computed(tiny_folder):
-    model = load_causal_lm(tiny_folder("llama"), device=CPU).requires_grad_(True)
-    weight = weakref.ref(model.get_input_embeddings().weight)
-    assert kept_for_backward(lambda: batch_logprobs(model, collate(GROUPS, 0))[0], model) > 0
-    del model
+    def measured() -> weakref.ref[torch.Tensor]:
+        model = load_causal_lm(tiny_folder("llama"), device=CPU).requires_grad_(True)
+        assert kept_for_backward(lambda: batch_logprobs(model, collate(GROUPS, 0))[0], model) > 0
+        return weakref.ref(model.get_input_embeddings().weight)
+
+    weight = measured()
     gc.collect()
     assert weight() is None
 
