@@ -19,7 +19,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "preftune"
 STEPS = [
     {"records", "errors", "manifest", "config", "progress"},  # the ground counts as one room
     {"tensors"},
-    {"data", "sample"},
+    {"data", "sample", "code"},
     {"losses", "web"},  # web reads the data room alone
     {"models", "parallel"},
     {"training", "rollout"},

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from preftune.code.sandbox import run_checks
+from preftune.code.style import CONVENTIONS, judge_style
 from preftune.data.importing import import_preferences
 from preftune.data.snapshot import load_snapshot, snapshot
 from preftune.data.store import Store
-from preftune.evaluate.sandbox import run_checks
-from preftune.evaluate.style import CONVENTIONS, judge_style
 from preftune.sample import NEW_KINDS, SampleItem, guidelines, held_out_path, items, train_path
 
 TRAIN, HELD_OUT = items("train"), items("held_out")

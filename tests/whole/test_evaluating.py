@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from preftune.cli import main
+from preftune.code.style import CONVENTIONS
 from preftune.errors import DataError
 from preftune.evaluate import run as evaluation
 from preftune.evaluate.run import Size, evaluate, read_evaluation
-from preftune.evaluate.style import CONVENTIONS
 from preftune.manifest import read_manifest
 from preftune.stages import reward
 

@@ -8,6 +8,8 @@ from typing import Literal
 
 import numpy as np
 
+from preftune.code.sandbox import run_checks
+from preftune.code.style import extract_code
 from preftune.data.agreement import label_noise
 from preftune.errors import DataError
 from preftune.evaluate.advise_team import Team, TeamPair
@@ -24,9 +26,7 @@ from preftune.evaluate.probe import (
     two_judges,
 )
 from preftune.evaluate.probe_features import Answer, Featurise
-from preftune.evaluate.sandbox import run_checks
 from preftune.evaluate.statistics import Estimate, bootstrap_mean, detectable_win_rate, required_n, win_rate
-from preftune.evaluate.style import extract_code
 
 MIN_PROBE_PAIRS = 30  # below this five folds hold a handful of pairs each
 MIN_PROMPTS = 20  # below this a share of prompts has an interval of ± 20 points

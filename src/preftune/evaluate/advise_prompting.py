@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from preftune.code.style import CONVENTIONS, judge_style
 from preftune.evaluate.advise_measures import MIN_PROMPTS, Learned, Prompting, closed_share, passes
 from preftune.evaluate.advise_team import Team
 from preftune.evaluate.language_model import LanguageModel
 from preftune.evaluate.probe import choose_penalty, fit, folds_of
 from preftune.evaluate.probe_features import Featurise
 from preftune.evaluate.statistics import bootstrap_mean
-from preftune.evaluate.style import CONVENTIONS, judge_style
 from preftune.progress import Progress
 from preftune.records import Message
 
@@ -33,7 +33,7 @@ def with_guidelines(messages: Messages, guidelines: str) -> Messages:
 
 
 def named_conventions(guidelines: str) -> list[str]:
-    """Return the conventions of `evaluate/style.py` that a page of guidelines names in backticks, which a program can check."""
+    """Return the conventions of `code/style.py` that a page of guidelines names in backticks, which a program can check."""
     return [name for name in CONVENTIONS if f"`{name}`" in guidelines]
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from preftune.code.style import CONVENTIONS
 from preftune.evaluate.diffs import marked, word_diff
 from preftune.evaluate.story import LABELS, Story, number
-from preftune.evaluate.style import CONVENTIONS
 from preftune.evaluate.wording import plain
 
 SHOWN = 12

@@ -10,7 +10,7 @@ from itertools import groupby
 
 from markupsafe import Markup, escape
 
-from preftune.evaluate.style_source import parse
+from preftune.code.style_source import parse
 
 _WORD = re.compile(r"\w+|[^\w\s]")  # white space is no word: it is not compared
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~).*\n?", re.MULTILINE)

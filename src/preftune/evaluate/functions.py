@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from preftune.code.sandbox import run_checks
+from preftune.code.style import extract_code
 from preftune.errors import DataError
-from preftune.evaluate.sandbox import run_checks
-from preftune.evaluate.style import extract_code
 from preftune.records import Message
 
 REQUEST = "Complete this Python function:\n```python\n{}\n```"

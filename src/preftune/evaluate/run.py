@@ -16,15 +16,15 @@ from typing import Any
 
 import torch
 
+from preftune.code.sandbox import run_checks
+from preftune.code.style import CONVENTIONS, judge_style
 from preftune.data.batches import Group
 from preftune.data.snapshot import load_snapshot
 from preftune.data.template import read_template
 from preftune.errors import DataError
 from preftune.evaluate.retention import RetentionMeasure, compare, measure
-from preftune.evaluate.sandbox import run_checks
 from preftune.evaluate.statistics import Estimate, bootstrap_mean, paired_difference, wilson
 from preftune.evaluate.statistics import win_rate as rate_of
-from preftune.evaluate.style import CONVENTIONS, judge_style
 from preftune.evaluate.subject import TOKEN_BUDGET, Subject
 from preftune.losses.kl import k1
 from preftune.manifest import MANIFEST, begin, hash_folder, read_manifest, write_json

@@ -9,6 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from preftune.code.style import CONVENTIONS
 from preftune.evaluate import plots
 from preftune.evaluate.comparison import seconds_of
 from preftune.evaluate.findings import change, longer_wins, size
@@ -28,7 +29,6 @@ from preftune.evaluate.story import (
     retention_tasks,
     verdict_of,
 )
-from preftune.evaluate.style import CONVENTIONS
 from preftune.evaluate.wording import NONE, Unit, duration, full, gib, interval, listed, plain
 
 FEWEST_CALIBRATED = 20  # predictions below which a calibration plot is noise

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preftune.evaluate.style import CONVENTIONS, StyleReport, extract_code, judge_style
+from preftune.code.style import CONVENTIONS, StyleReport, extract_code, judge_style
 
 FOLLOWED, BROKEN, NOT_TOUCHED = True, False, None
 

@@ -11,9 +11,9 @@ import re
 import textwrap
 from dataclasses import dataclass, field
 
-from preftune.evaluate import style_idioms as idioms
-from preftune.evaluate import style_rules as rules
-from preftune.evaluate.style_source import Rule, Source, parse
+from preftune.code import style_idioms as idioms
+from preftune.code import style_rules as rules
+from preftune.code.style_source import Rule, Source, parse
 
 # In the order in which reports show them.
 CONVENTIONS: dict[str, str] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from preftune.evaluate.style_source import Comprehension, Function, Source, docstring_node, verdict
+from preftune.code.style_source import Comprehension, Function, Source, docstring_node, verdict
 
 
 def dataclass_records(source: Source) -> bool | None:

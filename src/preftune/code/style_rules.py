@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 
-from preftune.evaluate.style_source import Function, Source, docstring_node, verdict
+from preftune.code.style_source import Function, Source, docstring_node, verdict
 
 
 def type_hints(source: Source) -> bool | None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from preftune.evaluate import sandbox
-from preftune.evaluate.sandbox import SandboxResult, run_checks, run_python
+from preftune.code import sandbox
+from preftune.code.sandbox import SandboxResult, run_checks, run_python
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the batch runner forks")
 
