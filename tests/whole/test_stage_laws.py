@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from preftune.errors import ModelError, PreftuneError
 from preftune.models.load import load_causal_lm
 from preftune.rollout.generate import generate
-from preftune.stages import ppo, preference
+from preftune.stages import experience, ppo, preference
 from preftune.training.loop import read_metrics
 from preftune.training.reference import Reference
 
@@ -133,7 +133,7 @@ def test_ppo_takes_every_log_prob_at_the_temperature_of_sampling(toy, temperatur
 
 
 def test_a_sampler_of_another_temperature_than_the_trainer_stops_the_run(toy, monkeypatch):
-    monkeypatch.setattr(ppo, "generate", lambda *args, **kwargs: generate(*args, **{**kwargs, "temperature": 1.3}))
+    monkeypatch.setattr(experience, "generate", lambda *args, **kwargs: generate(*args, **{**kwargs, "temperature": 1.3}))
     with pytest.raises(PreftuneError, match=r"^PPO step 1: sampler and trainer disagree on a token's log-prob by [0-9.]+ nats"):
         toy.run("ppo", seed=31)
 

@@ -1,0 +1,275 @@
+"""What comes before a policy learns from its own samples; PPO and the group methods share it.
+
+    for each step:
+        sample samples_per_prompt completions of prompts_per_step prompts from the policy (temperature, no top-k, no top-p)
+        score each with the reward model, in sd of the reference's own scores; one that did not end by itself gets no_eos_score
+        log π and log ref of every token, by the trainer's own forward pass
+
+So the first ratio is 1. The sampler's own log-probs are compared with the trainer's, and the run stops where they differ.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from preftune.data.batches import Encoded, Group, shuffled, split_by_budget
+from preftune.errors import DataError, ModelError, PreftuneError
+from preftune.losses.kl import k1, k3
+from preftune.manifest import content_seed, disk_errors
+from preftune.models.adapter import adapter_off, trainable
+from preftune.models.heads import load_reward_model
+from preftune.models.load import batch_logprobs, device_of, find, load_causal_lm, load_tokenizer
+from preftune.rollout.generate import Sample, generate
+from preftune.rollout.score import NO_END_SCORE, score, token_table
+from preftune.stages.common import Room, StageConfig
+from preftune.training.loop import SAMPLES
+from preftune.training.plan import steps_of
+from preftune.training.step import Loss, Step, train_step
+
+KL_STOP = (
+    0.03  # approximate KL to the sampling policy, nats a token, past which the epochs end: 1.5 × 0.02 (maths: the 37 details, extra 3)
+)
+SAMPLER_GAP = 0.05  # nats; a wrong temperature or mask is far above, float32 arithmetic far below
+SAMPLES_KEPT = 4  # texts a step, for the report
+
+
+class OnlineConfig(StageConfig):
+    """The keys that the stages share which learn from their own samples."""
+
+    reward_model: str = Field(description="run of preftune train reward")
+    steps: int = Field(20, ge=1, description="rounds of sampling and learning")
+    prompts_per_step: int = Field(16, ge=1, description="prompts sampled a step")
+    samples_per_prompt: int = Field(4, ge=1, description="completions of each")
+    epochs: int = Field(2, ge=1, description="passes over each step's samples (the papers use 1 to 4)")
+    minibatches: int = Field(2, ge=1, description="optimiser steps an epoch; divides prompts_per_step")
+    lr: float = Field(1e-4, gt=0, description="policy's peak learning rate (1e-4 for LoRA; 3e-6 for all weights)")
+    max_new_tokens: int = Field(96, ge=1, description="longest completion")
+    temperature: float = Field(1.0, gt=0, description="of sampling, and of every log-prob")
+    no_eos_score: float = Field(NO_END_SCORE, description="score, in sd, of a completion that did not end by itself (replaces its score)")
+
+    @model_validator(mode="after")
+    def _minibatches_divide(self) -> OnlineConfig:
+        if self.prompts_per_step % self.minibatches:
+            fits = ", ".join(str(n) for n in range(1, self.prompts_per_step + 1) if self.prompts_per_step % n == 0)
+            raise ValueError(f'"minibatches" = {self.minibatches} does not divide "prompts_per_step" = {self.prompts_per_step}. Use {fits}')
+        return self
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One step's completions: `groups` in order, each one's `index` its place here; `samples` and `scores` (float32 [S], sd) in theirs."""
+
+    groups: list[Group]
+    samples: list[Sample]
+    scores: Tensor
+
+
+@dataclass(frozen=True)
+class Experience(Draw):
+    """A draw with its log-probs, [S, N] by completion, left-aligned, on the CPU; behaviour: of the policy that sampled."""
+
+    behaviour_logprobs: Tensor
+    ref_logprobs: Tensor
+    mask: Tensor
+    sampler_gap: float
+
+    def rows(self, table: Tensor, groups: Sequence[Group], like: Tensor) -> Tensor:
+        """Return the rows of these groups' completions in a table [S, N], cut to the width of `like` and on its device."""
+        starts = [0]
+        for group in self.groups:
+            starts.append(starts[-1] + len(group.completions))
+        rows = [row for group in groups for row in range(starts[group.index], starts[group.index + 1])]
+        return table[rows, : like.shape[1]].to(like.device)
+
+    def kl(self) -> Tensor:
+        """Return log π − log ref of each completion, nats, [S]: k1 summed over its tokens."""
+        return k1(self.behaviour_logprobs, self.ref_logprobs, self.mask).sum(1)
+
+
+class Rollouts:
+    """What a step's experience is made with: policy, reference and reward model."""
+
+    def __init__(self, config: OnlineConfig, room: Room) -> None:
+        self.config, self.room = config, room
+        device = device_of(room.model)
+        reward_path = find(config.reward_model, room.project)
+        _same_tokens(room, reward_path)
+        self.reward_model = load_reward_model(reward_path, device=device).requires_grad_(False)
+        # Without an adapter to switch off, the reference is a second, frozen copy of the start.
+        whole = config.adapter is None
+        self.reference = load_causal_lm(find(config.model, room.project), device=device).requires_grad_(False) if whole else None
+
+    def draw(self, groups: Sequence[Group], step: int, state: dict[str, Any]) -> Draw:
+        """Sample completions of these prompts and score them. state: the loop's; the unit of the scores is kept there."""
+        config, room = self.config, self.room
+        samples = generate(
+            room.model,
+            [g.prompt for g in groups],
+            samples_per_prompt=config.samples_per_prompt,
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            seed=content_seed(config.seed, step),
+            stop_ids=room.renderer.stop_ids,
+            pad_id=room.renderer.pad_id,
+            keys=[str(g.index) for g in groups],
+        )
+        k = config.samples_per_prompt
+        drawn = [Group(g.prompt, tuple(s.ids for s in samples[i * k : (i + 1) * k]), i) for i, g in enumerate(groups)]
+        raw = score(self.reward_model, drawn, pad_id=room.renderer.pad_id, token_budget=config.token_budget, tree=room.tree)
+        finished = torch.tensor([s.finished for s in samples])
+        _set_scale(state, raw[finished] if finished.sum() > 1 else raw)
+        return Draw(drawn, samples, torch.where(finished, (raw - state["mean"]) / state["sd"], config.no_eos_score))
+
+    def measure(self, draw: Draw, where: str) -> Experience:
+        """Take the log-probs of a draw. where: for the error. Raises PreftuneError where the sampler's own are others."""
+        room = self.room
+        logprobs, mask = self.table(lambda b: batch_logprobs(room.model, b, temperature=self.config.temperature)[0], draw.groups)
+        ref_logprobs = self._reference(draw.groups)
+        sampled = torch.nn.utils.rnn.pad_sequence([torch.tensor(s.logprobs) for s in draw.samples], batch_first=True)
+        gap = float(torch.where(mask, logprobs - sampled, 0.0).abs().max())
+        if gap > SAMPLER_GAP and room.model.dtype == torch.float32:
+            raise PreftuneError(
+                f"sampler and trainer disagree on a token's log-prob by {gap:.3f} nats",
+                where,
+                "One of temperature, mask, positions or dropout differs between them: report this with the model's name.",
+            )
+        return Experience(draw.groups, draw.samples, draw.scores, logprobs, ref_logprobs, mask, gap)
+
+    def table(self, compute: Callable[[Any], Tensor], groups: Sequence[Group]) -> tuple[Tensor, Tensor]:
+        """Return (what `compute` says of each completion token [S, N], mask [S, N]) on the CPU."""
+        room = self.room
+        return token_table(
+            compute,
+            groups,
+            device=device_of(room.model),
+            pad_id=room.renderer.pad_id,
+            token_budget=self.config.token_budget,
+            tree=room.tree,
+        )
+
+    def _reference(self, groups: Sequence[Group]) -> Tensor:
+        model = self.reference or self.room.model
+        with nullcontext() if self.reference is not None else adapter_off(self.room.model):
+            return self.table(lambda b: batch_logprobs(model, b, temperature=self.config.temperature)[0], groups)[0]
+
+
+def _set_scale(state: dict[str, Any], raw: Tensor) -> None:
+    # The first step's samples come from the reference itself: their mean and sd make the score's unit, so that
+    # kl_coef and no_eos_score mean the same on every reward model.
+    if "mean" not in state:
+        state["mean"], state["sd"] = float(raw.mean()), max(float(raw.std()), 1e-3)
+
+
+def _same_tokens(room: Room, reward_path: Path) -> None:
+    if load_tokenizer(reward_path).get_vocab() != room.renderer.tokenizer.get_vocab():
+        raise ModelError("the reward model reads other tokens than the policy", str(reward_path), "Train it from the same base model.")
+
+
+def prompts_of(config: OnlineConfig, room: Room) -> Encoded:
+    """Return the snapshot's prompts that leave room for a completion, as groups without one. Raises DataError where none does."""
+    encoded = Encoded()
+    for index, prompt in enumerate(room.snapshot.prompts):
+        try:
+            ids, dropped = room.renderer.fit_prompt(prompt.messages, room.max_tokens - config.max_new_tokens)
+        except DataError:
+            encoded.left_out["prompt too long"] += 1
+            continue
+        encoded.turns_dropped += dropped
+        encoded.groups.append(Group(tuple(ids), (), index))
+    if not encoded.groups:
+        raise DataError("no prompt fits", config.data, "Raise max_tokens or lower max_new_tokens.")
+    return encoded
+
+
+def minibatches(config: OnlineConfig, groups: Sequence[Group], step: int) -> Iterator[list[Group]]:
+    """Yield a step's groups minibatch by minibatch, epoch by epoch, each epoch in an order of its own (by the seed)."""
+    for epoch in range(config.epochs):
+        order = shuffled(len(groups), seed=content_seed(config.seed, step) % 2**31, epoch=epoch)
+        size = -(-len(order) // config.minibatches)
+        for at in range(0, len(order), size):
+            yield [groups[i] for i in order[at : at + size]]
+
+
+def optimise(
+    config: OnlineConfig,
+    groups: Sequence[Group],
+    *,
+    count: Callable[[list[Group]], float],
+    loss: Callable[[list[Group]], Loss],
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    lr: float,
+    where: str,
+) -> Step:
+    """Do one optimiser step on a minibatch of groups, cut by the token budget. count: the total weight of a part."""
+    return train_step(
+        split_by_budget(groups, config.token_budget),
+        count=count,
+        loss=loss,
+        parameters=trainable(model).values(),
+        optimiser=optimiser,
+        lr=lr,
+        max_grad_norm=config.max_grad_norm,
+        where=where,
+        name_batch=lambda part: "prompts " + ", ".join(str(g.index) for g in part),
+    )
+
+
+def learned_tokens(groups: Sequence[Group]) -> float:
+    """Return how many completion tokens these groups have."""
+    return float(sum(g.num_completion_tokens for g in groups))
+
+
+def insist_on_ratio_1(ratio: float, where: str) -> None:
+    """Raise PreftuneError unless the policy that learns first is the one that sampled."""
+    if abs(ratio - 1) > 0.02:
+        raise PreftuneError(f"the first ratio is {ratio:.4f} and not 1", where, "Is dropout on? Report this.")
+
+
+def means(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Return the mean of each metric over the optimiser steps of a round."""
+    return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+
+
+def health(experience: Experience) -> dict[str, float]:
+    """Return what a step's samples say of the policy that wrote them."""
+    finished = [s.finished for s in experience.samples]
+    lengths = [len(s.ids) for s in experience.samples]
+    return {
+        "reward/score": float(experience.scores.mean()),
+        "kl/reference": float(experience.kl().mean()),
+        "length/completion": sum(lengths) / len(lengths),
+        "length/finished": sum(finished) / len(finished),
+        "reward/score_sd": float(experience.scores.std(correction=0)),
+        "kl/k3": float(k3(experience.behaviour_logprobs, experience.ref_logprobs, experience.mask).sum(1).mean()),
+        "policy/sampler_gap": experience.sampler_gap,
+    }
+
+
+def keep_samples(folder: Path, step: int, experience: Experience, room: Room) -> None:
+    """Append some of a step's texts to samples.jsonl, with their scores and log-ratios."""
+    kl = experience.kl()
+    every = max(1, len(experience.samples) // SAMPLES_KEPT)
+    prompts = [group.prompt for group in experience.groups for _ in group.completions]
+    with disk_errors(folder), (folder / SAMPLES).open("a", encoding="utf-8") as file:
+        for row in range(0, len(experience.samples), every):
+            sample = experience.samples[row]
+            prompt, text = room.renderer.tokenizer.decode(prompts[row]), room.renderer.decode(sample.ids)
+            line = {"step": step + 1, "prompt": prompt, "completion": text, "score": float(experience.scores[row]), "kl": float(kl[row])}
+            file.write(json.dumps({**line, "finished": sample.finished}, ensure_ascii=False) + "\n")
+
+
+def planned_steps(config: OnlineConfig, prompts: Encoded) -> list[list[Group]]:
+    """Return the groups of each step for a plan: every completion taken as max_new_tokens long."""
+    filler = tuple([0] * config.max_new_tokens)
+    steps = steps_of(prompts.groups, steps=config.steps, batch_size=config.prompts_per_step, seed=config.seed)
+    return [[Group(g.prompt, (filler,) * config.samples_per_prompt, g.index) for g in step] for step in steps]
