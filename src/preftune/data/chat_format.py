@@ -19,10 +19,11 @@ SHOWN_CHARACTERS = 200
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer. finished: it ended by itself, not by the limit on tokens."""
+    """One answer. finished: it ended by itself, not by the limit on tokens. tokens: what both took, if it is said."""
 
     text: str
     finished: bool
+    tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -59,15 +60,17 @@ def replies_of(endpoint: Endpoint, body: bytes) -> list[Reply]:
     if not isinstance(choices, list) or not choices:
         said = plain(endpoint, told(body))
         raise RemoteError(f"the server's answer holds no choices ({said})", endpoint.where, "Is this an OpenAI-style API?")
-    return [_reply(endpoint, choice) for choice in choices]
+    usage = value.get("usage")
+    tokens = usage.get("total_tokens") if isinstance(usage, dict) and len(choices) == 1 else None
+    return [_reply(endpoint, choice, tokens if isinstance(tokens, int) else None) for choice in choices]
 
 
-def _reply(endpoint: Endpoint, choice: Any) -> Reply:
+def _reply(endpoint: Endpoint, choice: Any, tokens: int | None) -> Reply:
     message = choice.get("message") if isinstance(choice, dict) else None
     content = message.get("content") if isinstance(message, dict) else None
     if not isinstance(content, str | None) or not isinstance(message, dict):
         raise RemoteError("a choice of the server's answer holds no text", endpoint.where, "Is this an OpenAI-style chat API?")
-    return Reply(storable(content or ""), choice.get("finish_reason") != "length")
+    return Reply(storable(content or ""), choice.get("finish_reason") != "length", tokens)
 
 
 def _json(endpoint: Endpoint, body: bytes) -> dict[str, Any]:

@@ -38,23 +38,7 @@ class Endpoint(Config):
     @field_validator("url")
     @classmethod
     def _plain_http(cls, url: str) -> str:
-        if any(letter.isspace() or not letter.isprintable() for letter in url):
-            raise ValueError("a URL holds no white space and no control characters")
-        try:
-            parts = urlsplit(url)
-            _ = parts.port
-            httpx2.URL(url)
-        except (ValueError, httpx2.InvalidURL) as error:
-            raise ValueError(f"this is no URL ({error})") from error
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("write a URL that begins with http:// or https://")
-        if parts.username is not None or parts.password is not None:
-            # Not a ValueError, since pydantic's error would show the URL.
-            fix = "Put the key into an environment variable and name that in api_key_env."
-            raise ConfigError(f"the URL of {parts.hostname} holds a name or a password", "an endpoint", fix)
-        if parts.fragment:
-            raise ValueError("a URL of an API has no #fragment")
-        return url
+        return plain_http(url)
 
     @property
     def where(self) -> str:
@@ -78,6 +62,27 @@ class Endpoint(Config):
         """Return a text in which the key, should a server repeat it, is hidden."""
         key = os.environ.get(self.api_key_env, "").strip() if self.api_key_env else ""
         return text.replace(key, "[key]") if key else text
+
+
+def plain_http(url: str) -> str:
+    """Return the URL of an API as it is. Raises ValueError, or ConfigError where it holds a password, for what is none."""
+    if any(letter.isspace() or not letter.isprintable() for letter in url):
+        raise ValueError("a URL holds no white space and no control characters")
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+        httpx2.URL(url)
+    except (ValueError, httpx2.InvalidURL) as error:
+        raise ValueError(f"this is no URL ({error})") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("write a URL that begins with http:// or https://")
+    if parts.username is not None or parts.password is not None:
+        # Not a ValueError, since pydantic's error would show the URL.
+        fix = "Put the key into an environment variable and name that in api_key_env."
+        raise ConfigError(f"the URL of {parts.hostname} holds a name or a password", "an endpoint", fix)
+    if parts.fragment:
+        raise ValueError("a URL of an API has no #fragment")
+    return url
 
 
 def read_endpoints(path: Path) -> list[Endpoint]:

@@ -11,7 +11,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from email.utils import parsedate_to_datetime
 from functools import cache, partial
@@ -21,6 +21,7 @@ from ssl import SSLContext
 from typing import Any, TypeVar
 
 import httpx2
+import tenacity
 
 from preftune.data.addresses import Address, Unresolved, addresses_of, is_private
 from preftune.data.chat_format import Ask, RemoteError, Reply, payload_of, pieces_of, plain, replies_of, told
@@ -81,7 +82,7 @@ def stream_chat(
             yield from (reply.text for reply in replies_of(endpoint, b"".join(body)))
 
 
-def complete_all(endpoint: Endpoint, asks: Iterable[Ask]) -> Iterator[tuple[int, Reply | RemoteError]]:
+def complete_all(endpoint: Endpoint, asks: Iterable[Ask]) -> Generator[tuple[int, Reply | RemoteError], None, None]:
     """Yield (place, answer or why there is none) of each ask as it comes, `endpoint.concurrency` of them under way at once.
 
     Raises what is wrong with the endpoint itself. Close the iterator to stop; what is under way is dropped.
@@ -122,15 +123,26 @@ def complete_all(endpoint: Endpoint, asks: Iterable[Ask]) -> Iterator[tuple[int,
 
 
 def _retrying(attempt: Callable[[], T]) -> T:
-    for number in range(ATTEMPTS - 1):
-        try:
-            return attempt()
-        except (RemoteError, Unresolved) as error:
-            pause = getattr(error, "wait_seconds", None)
-            if not error.again or (pause or 0.0) > LONGEST_PAUSE_SECONDS:
-                raise
-            time.sleep(BACK_OFF_SECONDS * 2**number * random.uniform(0.5, 1.0) if pause is None else pause)
-    return attempt()
+    retries = tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(ATTEMPTS),
+        retry=tenacity.retry_if_exception(_worth_asking_again),
+        wait=_pause,
+        sleep=time.sleep,
+        reraise=True,
+    )
+    return retries(attempt)
+
+
+def _worth_asking_again(error: BaseException) -> bool:
+    if not isinstance(error, RemoteError | Unresolved):
+        return False
+    return error.again and (getattr(error, "wait_seconds", None) or 0.0) <= LONGEST_PAUSE_SECONDS
+
+
+def _pause(state: tenacity.RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    asked: float | None = getattr(error, "wait_seconds", None)
+    return BACK_OFF_SECONDS * 2 ** (state.attempt_number - 1) * random.uniform(0.5, 1.0) if asked is None else asked
 
 
 def _whole(endpoint: Endpoint, payload: dict[str, Any]) -> list[Reply]:
