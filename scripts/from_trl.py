@@ -24,7 +24,7 @@ import yaml
 from preftune.config import Config, check_config
 from preftune.errors import ConfigError, PreftuneError
 from preftune.stages.ppo import PPOConfig
-from preftune.stages.preference import DPOConfig
+from preftune.stages.preference_config import DPOConfig
 from preftune.stages.reward import RewardConfig
 from preftune.stages.sft import SFTConfig
 

@@ -109,7 +109,7 @@ def _table(model: type[BaseModel], *, meaning: bool = True) -> list[str]:
 def _type(field: FieldInfo) -> str:
     annotation = field.annotation
     text = annotation.__name__ if isinstance(annotation, type) and not getattr(annotation, "__args__", ()) else str(annotation)
-    return re.sub(r"\b(typing|datetime|preftune\.[a-z.]+)\.", "", text).replace("NoneType", "None")
+    return re.sub(r"\b(typing|datetime|preftune\.[a-z._]+)\.", "", text).replace("NoneType", "None")
 
 
 def _default(field: FieldInfo) -> str:

@@ -13,7 +13,7 @@ import yaml
 from preftune.config import load_config
 from preftune.errors import ConfigError
 from preftune.stages.ppo import PPOConfig
-from preftune.stages.preference import DPOConfig
+from preftune.stages.preference_config import DPOConfig
 from preftune.stages.reward import RewardConfig
 from preftune.stages.sft import SFTConfig
 

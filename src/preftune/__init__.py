@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from preftune.rollout.sources import SampleSettings
     from preftune.stages.ppo import PPOConfig
     from preftune.stages.ppo import run as train_ppo
-    from preftune.stages.preference import DPOConfig
     from preftune.stages.preference import run as train_dpo
+    from preftune.stages.preference_config import DPOConfig
     from preftune.stages.reward import RewardConfig
     from preftune.stages.reward import run as train_reward
     from preftune.stages.sft import SFTConfig
@@ -76,7 +76,7 @@ _PUBLIC = {
     "snapshot": ("data.snapshot", "snapshot"),
     "SFTConfig": ("stages.sft", "SFTConfig"),
     "RewardConfig": ("stages.reward", "RewardConfig"),
-    "DPOConfig": ("stages.preference", "DPOConfig"),
+    "DPOConfig": ("stages.preference_config", "DPOConfig"),
     "PPOConfig": ("stages.ppo", "PPOConfig"),
     "train_sft": ("stages.sft", "run"),
     "train_reward": ("stages.reward", "run"),

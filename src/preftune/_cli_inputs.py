@@ -45,9 +45,9 @@ def stage_functions(stage: Stage) -> StageFunctions:
 
             return StageFunctions(reward.RewardConfig, reward.run, reward.plan)
         case Stage.dpo:
-            from preftune.stages import preference
+            from preftune.stages import preference, preference_config
 
-            return StageFunctions(preference.DPOConfig, preference.run, preference.plan)
+            return StageFunctions(preference_config.DPOConfig, preference.run, preference.plan)
         case Stage.ppo:
             from preftune.stages import ppo
 

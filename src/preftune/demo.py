@@ -33,7 +33,7 @@ from preftune.progress import Progress, Silent, duration
 from preftune.records import content_id
 from preftune.release.export import release
 from preftune.release.gate import judge
-from preftune.stages import ppo, preference, reward, sft
+from preftune.stages import ppo, preference, preference_config, reward, sft
 from preftune.training.measure import gemm_flops
 
 METHODS = {"sft": "SFT", "dpo": "SFT then DPO", "dpo_base": "DPO without SFT", "ppo": "SFT then PPO (RLHF)"}
@@ -125,12 +125,12 @@ def demo(
     measure("before", base)
     train("sft", sft, sft.SFTConfig, recipe.sft)
     measure("sft", runs["sft"], retention=False)  # a step on the way, not a candidate for release
-    train("dpo", preference, preference.DPOConfig, recipe.dpo, runs["sft"])
+    train("dpo", preference, preference_config.DPOConfig, recipe.dpo, runs["sft"])
     measure("dpo", runs["dpo"])
     train("ppo", ppo, ppo.PPOConfig, recipe.ppo, runs["sft"], reward_model=str(runs["reward"]))
     measure("ppo", runs["ppo"])
     if recipe.dpo_base is not None:
-        train("dpo_base", preference, preference.DPOConfig, recipe.dpo_base)
+        train("dpo_base", preference, preference_config.DPOConfig, recipe.dpo_base)
         measure("dpo_base", runs["dpo_base"], retention=False)  # to be seen beside the other; it is no candidate for release
     refusals = _release_best(directory, folders, clock, recipe, progress)
     write_json(directory / "summary.json", _summary(directory, folders, recipe, seed, clock, refusals))

@@ -17,7 +17,7 @@ from preftune.data.importing import import_preferences
 from preftune.data.snapshot import snapshot
 from preftune.models.adapter import Adapter
 from preftune.progress import Progress
-from preftune.stages import ppo, preference, reward, sft
+from preftune.stages import ppo, preference, preference_config, reward, sft
 
 WORDS = (
     "lantern copper meadow violin harbour pepper glacier saddle walnut marble thunder basket cobweb ladder orchid pilot quarry ribbon "
@@ -30,7 +30,7 @@ LORA = Adapter(rank=8)
 STAGES: dict[str, tuple[Any, Any, dict[str, Any], tuple[float, float]]] = {
     "sft": (sft, sft.SFTConfig, {"batch_size": 6, "epochs": 2}, (1e-2, 2e-3)),
     "reward": (reward, reward.RewardConfig, {"batch_size": 6, "epochs": 2}, (1e-2, 2e-3)),
-    "dpo": (preference, preference.DPOConfig, {"batch_size": 6, "epochs": 2}, (1e-2, 2e-3)),
+    "dpo": (preference, preference_config.DPOConfig, {"batch_size": 6, "epochs": 2}, (1e-2, 2e-3)),
     "ppo": (
         ppo,
         ppo.PPOConfig,

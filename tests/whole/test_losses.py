@@ -18,7 +18,7 @@ from preftune.losses.reduce import sequence_sum
 from preftune.manifest import read_manifest
 from preftune.models.load import batch_logprobs, load_causal_lm, load_renderer
 from preftune.records import Candidate, Judgement, Message, Prompt
-from preftune.stages import preference
+from preftune.stages import preference_config, preference_learner
 from preftune.stages.common import pair_items
 from preftune.stages.preference_data import preferences_of
 from preftune.stages.preference_losses import LOSSES, LossName
@@ -97,7 +97,7 @@ def test_every_loss_starts_where_it_should_and_learns_the_planted_preference(toy
 
 @pytest.mark.parametrize("loss", ["simpo", "cpo", "orpo"])
 def test_a_loss_without_a_reference_computes_none(toy, monkeypatch, loss):
-    monkeypatch.setattr(preference, "reference_logprobs", None)
+    monkeypatch.setattr(preference_learner, "reference_logprobs", None)
     run = toy.run("dpo", loss=loss, seed=6, epochs=1)
     named = {name for row in read_metrics(run) for name in row}
     assert "logprobs/chosen_per_token" in named
@@ -141,7 +141,7 @@ def test_bco_shifts_by_the_mean_reward_of_the_steps_before(toy):
 
 def test_a_loss_that_starts_elsewhere_stops_the_run(toy, monkeypatch):
     broken = replace(LOSSES["ipo"], start=lambda k: 9.0)
-    monkeypatch.setattr(preference, "LOSSES", {**LOSSES, "ipo": broken})
+    monkeypatch.setattr(preference_learner, "LOSSES", {**LOSSES, "ipo": broken})
     with pytest.raises(PreftuneError, match=r"^DPO step 1: the loss is 0\.2500 before anything was learned, where ipo starts at 9\.0000"):
         toy.run("dpo", loss="ipo", seed=9)
 
@@ -287,8 +287,8 @@ def test_a_reference_that_would_never_move_is_refused(toy):
 # Settings.
 
 
-def config(*words: str) -> preference.DPOConfig:
-    return load_config(preference.DPOConfig, None, ["data=d", "model=m", *words], stage="dpo")
+def config(*words: str) -> preference_config.DPOConfig:
+    return load_config(preference_config.DPOConfig, None, ["data=d", "model=m", *words], stage="dpo")
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,7 @@ from pathlib import Path
 import torch
 from preftune import stages
 from preftune.progress import Silent
-from preftune.stages import ppo, preference, reward, sft
+from preftune.stages import ppo, preference, preference_config, reward, sft
 from preftune.training import loop
 
 class KillAfter(Silent):
@@ -234,7 +234,7 @@ loop.SAVE_EVERY_SECONDS = loop.SAVE_SHARE = 0
 run, config = {
     "sft": (sft.run, sft.SFTConfig),
     "reward": (reward.run, reward.RewardConfig),
-    "dpo": (preference.run, preference.DPOConfig),
+    "dpo": (preference.run, preference_config.DPOConfig),
     "ppo": (ppo.run, ppo.PPOConfig),
 }[sys.argv[1]]
 run(config.model_validate_json(sys.argv[2]), Path(sys.argv[3]), progress=KillAfter())

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from preftune.errors import ModelError, PreftuneError
 from preftune.models.load import load_causal_lm
 from preftune.rollout.generate import generate
-from preftune.stages import experience, ppo, preference
+from preftune.stages import experience, ppo, preference_learner
 from preftune.training.loop import read_metrics
 from preftune.training.reference import Reference
 
@@ -155,13 +155,13 @@ def test_a_policy_that_moves_between_sampling_and_learning_stops_the_run(toy, mo
 
 
 def test_a_reference_that_is_not_the_start_is_refused(toy, monkeypatch):
-    measure = preference.reference_logprobs
+    measure = preference_learner.reference_logprobs
 
     def from_elsewhere(*args, **settings):
         found = measure(*args, **settings)
         return Reference({index: tuple(row - 0.5 / len(row) for row in rows) for index, rows in found.tokens.items()})
 
-    monkeypatch.setattr(preference, "reference_logprobs", from_elsewhere)
+    monkeypatch.setattr(preference_learner, "reference_logprobs", from_elsewhere)
     with pytest.raises(PreftuneError, match=r"^DPO step 1: policy and reference differ by 0\.5000 nats before anything was learned"):
         toy.run("dpo", seed=33)
     assert not [p for p in toy.out.glob("[!.]*") if json.loads((p / "manifest.json").read_text())["config"]["seed"] == 33]

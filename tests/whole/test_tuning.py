@@ -16,7 +16,7 @@ from preftune.errors import ConfigError, DataError, PreftuneError
 from preftune.evaluate import run as evaluation
 from preftune.evaluate.run import Size
 from preftune.manifest import read_manifest
-from preftune.stages import preference
+from preftune.stages import preference, preference_config
 from preftune.tuning import search
 from preftune.tuning.search import Grid, read_tune, tune_dpo
 
@@ -64,7 +64,7 @@ def test_what_learns_goes_on_and_is_chosen_and_its_config_is_its_run(toy):
     for trial in told["trials"]:
         for rung in trial["rungs"]:
             assert read_manifest(toy.folder / rung["run"])["kind"] == "dpo"
-    config = load_config(preference.DPOConfig, folder / "config.yaml")
+    config = load_config(preference_config.DPOConfig, folder / "config.yaml")
     assert toy.folder / told["run"] == preference.run(config, toy.out)  # found, not trained again
     assert not (folder / "plan.json").exists()
 

@@ -34,7 +34,7 @@ from preftune.models.load import find, name_in
 from preftune.progress import Progress, Silent
 from preftune.stages import preference
 from preftune.stages.common import resolved
-from preftune.stages.preference import DPOConfig
+from preftune.stages.preference_config import DPOConfig
 from preftune.tuning.choosing import Candidate, choose
 from preftune.tuning.halving import Rung, affordable, rungs, survivors
 
