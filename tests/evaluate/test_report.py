@@ -361,11 +361,13 @@ def test_each_way_of_gaming_the_reward_model_has_its_warning(changes, words):
     assert words in warned(replace(story, evaluations=story.evaluations | {"ppo": evaluation("ppo", 0.6, **changes)}))
 
 
-def test_dpo_is_flagged_when_chosen_and_rejected_both_fall():
-    falling = rows(logprobs__chosen=-0.5, logprobs__rejected=-2.0)
-    story = whole_story()
-    said = warned(replace(story, runs=story.runs | {"dpo": run("dpo", "d0d0", rows=falling)}))
-    assert "DPO: chosen and rejected both fall: At the end of training the chosen answers are 3.5 nats less likely" in said
+def test_what_a_dpo_run_warned_of_itself_is_told_and_nothing_else():
+    told = "Chosen and rejected both fall: over the last 10 steps the chosen answers are <3.5 nats> less likely than at the start."
+    story, view = whole_story(), run("dpo", "d0d0", rows=rows(logprobs__chosen=-0.5, logprobs__rejected=-2.0))
+    flagged = replace(view, manifest=view.manifest | {"warnings": [told]})
+    said = warned(replace(story, runs=story.runs | {"dpo": flagged}))
+    assert "DPO: chosen and rejected both fall: Over the last 10 steps the chosen answers are &lt;3.5 nats&gt; less likely" in said
+    assert "both fall" not in warned(replace(story, runs=story.runs | {"dpo": view}))
 
 
 def test_the_reward_model_is_read_beside_length():

@@ -119,14 +119,14 @@ def refusals(story: Story) -> dict[str, str]:
 
 
 def warnings(story: Story, sources: Sources) -> list[Warned]:
-    """Return what looks ill: a gamed reward model, both log-ratios of DPO falling, a reward model that may judge by length."""
+    """Return what looks ill: a gamed reward model, what a DPO run warned of itself, a reward model that may judge by length."""
     found: list[Warned] = []
     if "ppo" in story.evaluations:
         found += _gaming(story, sources)
     for name in story.methods:
         found += _broken_functions(story, name)
     for name in ("dpo", "dpo_base"):
-        found += _both_fall(story, name)
+        found += _told_by_the_run(story, name)
     return [*found, *_by_length(story, sources)]
 
 
@@ -201,18 +201,11 @@ def _both(story: Story, sources: Sources, key: str, unit: Unit) -> list[Markup]:
     return [sources.whole(value, unit, f"evaluation-{name}", key) for name, value in values.items()]
 
 
-def _both_fall(story: Story, name: str) -> Iterator[Warned]:
-    if name not in story.runs:
-        return
-    last = [_late_mean(story.runs[name].series(key)[1]) for key in ("logprobs/chosen", "logprobs/rejected")]
-    if last[0] is not None and last[1] is not None and max(last[0], last[1]) < 0:
-        text = (
-            "At the end of training the chosen answers are {} less likely than at the start, and the rejected ones {}. The two move apart, "
-            "but both fall: the probability goes to answers that nobody judged. A higher beta, fewer epochs, or SFT on the chosen answers "
-            "first help."
-        )
-        sizes = [plain(-value, "nats") for value in last if value is not None]
-        yield Warned(f"{LABELS[name]}: chosen and rejected both fall", Markup(text).format(*sizes))
+def _told_by_the_run(story: Story, name: str) -> Iterator[Warned]:
+    # The run looked at every step and knows its reference; what it found stands in its manifest, each "heading: sentence".
+    for said in story.runs[name].manifest.get("warnings", []) if name in story.runs else []:
+        heading, _, text = said.partition(": ")
+        yield Warned(f"{LABELS[name]}: {heading[:1].lower()}{heading[1:]}", Markup("{}{}").format(text[:1].upper(), text[1:]))
 
 
 def _broken_functions(story: Story, name: str) -> Iterator[Warned]:
@@ -222,11 +215,6 @@ def _broken_functions(story: Story, name: str) -> Iterator[Warned]:
         shares = [plain(value, "share") for value in (task.before, task.after)]
         changes = [change(task, value) for value in (task.difference, task.high)]
         yield Warned(f"{LABELS[name]} breaks functions that worked", Markup(text).format(task.n, *shares, *changes))
-
-
-def _late_mean(values: list[float]) -> float | None:
-    late = values[-max(1, len(values) // 4) :]
-    return sum(late) / len(late) if late else None
 
 
 def _by_length(story: Story, sources: Sources) -> Iterator[Warned]:
@@ -252,7 +240,7 @@ def healthy(story: Story) -> str:
         looked.append(
             "reward up while style or checks fall, answers that double in length, answers without an end, KL over 15 nats an answer"
         )
-    if any(story.runs[name].metrics for name in ("dpo", "dpo_base") if name in story.runs):
+    if any("warnings" in story.runs[name].manifest for name in ("dpo", "dpo_base") if name in story.runs):
         looked.append("chosen and rejected answers of DPO both falling")
     if any(retention_tasks(story.evaluations[name]) for name in story.methods):
         looked.append("functions that stop working")
