@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preftune.data.batches import Encoded, Group, batch_indices, collate, encode, shared_beginning, shuffled, split_by_budget
+from preftune.data.batches import Encoded, Group, area_of, batch_indices, collate, encode, shared_beginning, shuffled, split_by_budget
 from preftune.data.template import Renderer
 from preftune.errors import DataError
 from preftune.records import Message
@@ -217,6 +217,19 @@ def test_micro_batches_keep_to_the_budget_and_hold_each_group_once(lengths, budg
         assert area <= budget or len(part) == 1
     sizes = [part[0].num_tokens for part in parts]
     assert sizes == sorted(sizes, reverse=True)  # the largest runs first, so that a lack of memory shows at once
+
+
+@given(
+    shapes=st.lists(st.tuples(st.integers(1, 20), st.lists(st.integers(1, 6), min_size=1, max_size=3)), min_size=1, max_size=4),
+    tree=st.booleans(),
+    apart=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_area_of_groups_is_that_of_their_batch(shapes, tree, apart):
+    groups = [Group((1,) * n, tuple((2,) * k for k in answers), i) for i, (n, answers) in enumerate(shapes)]
+    area, batch = area_of(groups, tree=tree, apart=apart), collate(groups, 0, tree=tree, apart=apart)
+    assert (area.rows, area.length, area.begun) == (*batch.ids.shape, len(batch.beginning))
+    assert area.tokens == batch.ids.numel() + len(batch.beginning)
 
 
 def test_micro_batches_do_not_depend_on_the_order_given():

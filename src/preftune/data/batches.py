@@ -77,7 +77,7 @@ def collate(groups: Sequence[Group], pad_id: int, *, tree: bool = True, apart: b
     tree: True = a row a group, `[prompt | completion 1 | …]`; False = a row a completion, the whole prompt repeated (the plain way).
     apart: with tree rows, what all prompts begin with (a system message, say) is computed once, apart from the rows.
     """
-    begun = shared_beginning([group.prompt for group in groups]) if tree and apart else 0
+    begun = begun_apart(groups, tree=tree, apart=apart)
     rows: list[tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]] = []
     for group in groups:
         prompt = group.prompt[begun:]
@@ -116,6 +116,38 @@ def shared_beginning(prompts: Sequence[Sequence[int]]) -> int:
     shared = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
     shared = min(shared, min(map(len, prompts)) - 1)
     return shared if len(prompts) > 1 and shared >= WORTH_SHARING else 0
+
+
+def begun_apart(groups: Sequence[Group], *, tree: bool, apart: bool) -> int:
+    """Return how many tokens of these groups `collate` leaves to a forward pass of their own."""
+    return shared_beginning([group.prompt for group in groups]) if tree and apart else 0
+
+
+@dataclass(frozen=True)
+class Area:
+    """What one micro-batch computes: rows × length tokens, padding among them, after `begun` tokens that all rows begin with."""
+
+    rows: int
+    length: int
+    begun: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that go through every layer, padding among them."""
+        return self.rows * self.length + self.begun
+
+    @property
+    def squares(self) -> int:
+        """Pairs of tokens that attention compares, masked ones among them."""
+        return self.rows * self.length * (self.length + self.begun) + self.begun**2
+
+
+def area_of(groups: Sequence[Group], *, tree: bool, apart: bool) -> Area:
+    """Return what `collate` makes of these groups, without making it."""
+    begun = begun_apart(groups, tree=tree, apart=apart)
+    if tree:
+        return Area(len(groups), max(g.num_tokens for g in groups) - begun, begun)
+    return Area(sum(len(g.completions) for g in groups), max(len(g.prompt) + len(c) for g in groups for c in g.completions))
 
 
 def split_by_budget(groups: Sequence[Group], token_budget: int) -> list[list[Group]]:

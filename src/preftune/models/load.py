@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import platform
 import struct
 import sys
@@ -39,12 +40,40 @@ def keep_freed_memory() -> None:
 
     Measured on 2 cores: the first steps of a 135 M model took up to three times as long without it (docs/benchmarks.md).
     """
-    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+    if not _on_glibc():
         return
     libc = ctypes.CDLL("libc.so.6")
     m_trim_threshold, m_mmap_max = -1, -4  # of malloc.h
     libc.mallopt(m_mmap_max, 0)
     libc.mallopt(m_trim_threshold, 2**31 - 1)
+
+
+@functools.cache
+def _on_glibc() -> bool:
+    return sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
+
+
+def freed_memory_is_kept(device: torch.device) -> bool:
+    """Say whether `keep_freed_memory` works on what is computed on this device."""
+    return device.type == "cpu" and _on_glibc()
+
+
+def give_back_freed_memory() -> None:
+    """Give the memory that the process keeps but does not use back to the system, or to the GPU's driver.
+
+    Between two stages, so that neither pays for what the other needed at its most; within one it is kept (see above).
+    """
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    if _on_glibc():
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def forget_weights(model: nn.Module) -> None:
+    """Free a model's weights, whoever else still holds the model: after this it can be used for nothing."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.new_empty(0)
 
 
 def find_device() -> torch.device:

@@ -5,7 +5,8 @@ A forward pass more for each backward buys the memory of everything in between; 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ def recompute_layers(model: nn.Module) -> None:
             f"{type(unwrap(model)).__name__} does not say what its layers are", 'key "gradient_checkpointing"', "Set it to false."
         )
     for layer in _layers(model):
-        layer.forward = _recomputed(layer.forward)
+        layer.forward = _Recomputed(layer.forward)
 
 
 def can_recompute(model: nn.Module) -> bool:
@@ -42,12 +43,33 @@ def _layers(model: nn.Module) -> list[nn.Module]:
     return [module for module in unwrap(model).modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
-def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
-    def recomputed(*args: Any, **kwargs: Any) -> Any:
+class _Recomputed:
+    """A layer's forward pass, computed again in backward."""
+
+    def __init__(self, plain: Callable[..., Any]) -> None:
+        self.plain = plain
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         fills = any(isinstance(value, Cache) for value in (*args, *kwargs.values()))
         if fills or not torch.is_grad_enabled():
-            return forward(*args, **kwargs)
+            return self.plain(*args, **kwargs)
         # No layer draws at random (dropout is off), so there is no random state to keep.
-        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+        return checkpoint(self.plain, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
-    return recomputed
+
+@contextmanager
+def one_layer_kept(model: nn.Module) -> Iterator[None]:
+    """Let one layer keep what it computes, as each in its turn does in the backward pass: so much is held at the most.
+
+    Nothing changes where layers are not computed again.
+    """
+    layer = next((layer for layer in _layers(model) if isinstance(layer.forward, _Recomputed)), None)
+    if layer is None:
+        yield
+        return
+    again: Any = layer.forward
+    layer.forward = again.plain
+    try:
+        yield
+    finally:
+        layer.forward = again

@@ -224,7 +224,7 @@ def finish(room: Room, work: Work, final: Path, loop: Loop, encoded: Encoded, pl
     return work.finish(
         final,
         data=encoded.facts(),
-        trained_parameters=room.trained_parameters,
+        trained_parameters=next(iter(loop.trained_parameters.values())),  # of the first model: PPO's second is its critic
         training_seconds=round(trained_for, 1),
         peak_memory_gib=round(peak, 2),
         tree_rows=room.tree,

@@ -240,8 +240,10 @@ def plan(config: PPOConfig, out: Path = Path("runs")) -> Plan:
         batches,
         lambda part: batch_logprobs(room.model, room.batch(part))[0],
         token_budget=config.token_budget,
+        tree=room.tree,
+        apart=room.apart,
         passes=config.epochs,
         forward_passes=6,
         learners=2,
-        resident_models=3,
+        resident_models=3 if config.adapter else 4,
     )

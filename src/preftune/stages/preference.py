@@ -118,8 +118,11 @@ def _planned(config: DPOConfig, room: Room, encoded: Encoded) -> Plan:
         steps_of(groups, steps=_steps(config, encoded), batch_size=config.batch_size, seed=config.seed),
         lambda part: batch_logprobs(room.model, room.batch(part))[0],
         token_budget=config.token_budget,
+        tree=room.tree,
+        apart=room.apart,
         before=encoded.groups if kind.reference else (),
         forward_passes=float(kind.moment in ("matched", "kl")) + float(config.reference_update is not None),
+        resident_models=2 if config.reference_update and config.adapter is None else 1,
     )
 
 

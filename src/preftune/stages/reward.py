@@ -29,7 +29,7 @@ from preftune.errors import PreftuneError
 from preftune.losses.reward import accuracy, bradley_terry, centring
 from preftune.models.adapter import merge_in_place, trainable
 from preftune.models.heads import end_scores, load_reward_model, save_reward_model, scalar_head, with_scalar_head
-from preftune.models.load import unwrap
+from preftune.models.load import forget_weights, unwrap
 from preftune.progress import Progress, Silent
 from preftune.rollout.score import score
 from preftune.stages.common import OfflineConfig, Room, finish, namer, open_room, pair_items, resolved, settle, something_held_out, start
@@ -174,11 +174,12 @@ def calibration_error(probabilities: Tensor, *, bins: int = 5) -> float:
 
 
 def _save(room: Room, policy: nn.Module, folder: Path, probes: list[Group], *, mean: float, deviation: float) -> None:
-    # Merged and whole, so that the head and every weight travel together; then read back and compared.
+    # Merged and whole, so that the head and every weight travel together; then read back, in place of what was saved, and compared.
     before = score_groups(room, probes, 1 << 20)
     merge_in_place(policy)  # the backbone is shared with the reward model
     whole = unwrap(room.model)
     save_reward_model(whole, room.renderer, folder / "model", mean=mean, deviation=deviation)
+    forget_weights(unwrap(policy))
     after = score_groups(replace(room, model=load_reward_model(folder / "model")), probes, 1 << 20)
     gap = float((before - after).abs().max())
     if gap > (1e-3 if whole.dtype == torch.float32 else 0.1):
@@ -202,6 +203,8 @@ def _planned(config: RewardConfig, room: Room, encoded: Encoded) -> Plan:
         steps_of(encoded.groups, steps=_steps(config, encoded), batch_size=config.batch_size, seed=config.seed),
         lambda part: end_scores(room.model, room.batch(part)),
         token_budget=config.token_budget,
+        tree=room.tree,
+        apart=room.apart,
     )
 
 

@@ -122,6 +122,8 @@ def _planned(config: SFTConfig, room: Room, encoded: Encoded) -> Plan:
         steps_of(encoded.groups, steps=_steps(config, encoded), batch_size=config.batch_size, seed=config.seed),
         lambda part: batch_logprobs(room.model, room.batch(part))[0],
         token_budget=config.token_budget,
+        tree=room.tree,
+        apart=room.apart,
     )
 
 

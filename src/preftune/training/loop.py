@@ -14,12 +14,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from preftune.errors import Stopped
 from preftune.manifest import Work, disk_errors
+from preftune.models.adapter import trainable
 from preftune.models.checkpoint import load_training, save_training
+from preftune.models.load import give_back_freed_memory
 from preftune.progress import Progress, Task
 
 CHECKPOINT = "checkpoint.pt"
@@ -42,6 +45,8 @@ class Loop:
         self.work, self.name, self.total, self.progress = work, name, total, progress
         self.models, self.optimisers = models, optimisers
         self.state: dict[str, Any] = {"seconds": 0.0}
+        # Counted now: a model that is merged at the end has other parameters then.
+        self.trained_parameters = {name: sum(p.numel() for p in trainable(model).values()) for name, model in models.items()}
         self.start = 0
         self._path = work.path / CHECKPOINT
         self._save_seconds = 0.0
@@ -161,13 +166,21 @@ _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def reset_peak_memory() -> None:
-    """Start the peak anew, so that each stage of one process reports its own (Linux only; elsewhere the peak is the process's)."""
+    """Start the peak anew, so that each stage of one process reports its own, of what it holds itself.
+
+    Of a process's memory Linux alone can do that; elsewhere the peak stays that of the whole process.
+    """
+    give_back_freed_memory()
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
     if _CLEAR_REFS.exists() and os.access(_CLEAR_REFS, os.W_OK):
         _CLEAR_REFS.write_text("5")
 
 
 def peak_memory_gib() -> float:
-    """Return the largest resident memory of this process since the last reset, GiB."""
+    """Return the most that was held since the last reset, GiB: on a CUDA GPU of its memory, else the process's resident memory."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_reserved() / 2**30
     if _STATUS.exists():
         line = next((row for row in _STATUS.read_text().splitlines() if row.startswith("VmHWM:")), None)
         if line is not None:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from preftune.data.batches import Encoded, Group, batch_indices, split_by_budget
-from preftune.models.load import CHUNK_TOKENS, device_of, unwrap
+from preftune.data.batches import Area, Encoded, Group, area_of, batch_indices, split_by_budget
+from preftune.models.load import CHUNK_TOKENS, device_of, freed_memory_is_kept, unwrap
+from preftune.models.recompute import one_layer_kept
 from preftune.progress import duration
-from preftune.training.measure import forward_seconds, kept_for_backward, memory_limit, training_seconds, update_seconds
+from preftune.training.measure import forward_seconds, held_memory, kept_for_backward, memory_limit, training_cost, update_seconds
 
 GIB = 2**30
 TRIED_TOKENS = 384  # area of the micro-batch that is timed: enough for matrix products of full speed, and soon done on two cores
-LIBRARIES_GIB = 0.44  # Python, torch and transformers on Linux (docs/benchmarks.md); a GPU holds none of that
+TRIED_SHARE = 0.01  # of the run's tokens, where that is more: a larger one says more, and timing it some four times stays below 5 %
 SPARE = 1.1  # the largest share of the memory that a plan may take: what it predicts is off by up to this much
-FRAGMENTS = 1.08  # freed memory is kept by the process (decision 7) and does not always fit what is asked for next
+# What is held while a micro-batch is learned, over what backward keeps: results that live for a moment, and freed memory that does not fit
+# what is asked for next. Measured on the micro-batch that is timed; the least and the most believed.
+LEAST_FRAGMENTS, MOST_FRAGMENTS = 1.08, 2.5
+# Where freed memory is kept (decision 7) holes of many sizes add up: measured on SmolLM2 with LoRA 1.75 times what backward keeps after
+# micro-batches of two shapes, 1.9 after many (docs/benchmarks.md).
+FRAGMENTS_OF_MANY = 1.9
 
 
 @dataclass(frozen=True)
@@ -91,55 +97,66 @@ def make_plan(
     forward_passes: float = 0.0,
     learners: int = 1,
     resident_models: int = 1,
+    tree: bool = True,
+    apart: bool = True,
 ) -> Plan:
     """Return a stage's plan, from what its data say and what one of its micro-batches takes here and now.
 
     model: as training starts. batches: the groups of each optimiser step. compute: the stage's forward pass over a micro-batch, to
     anything that backward can start from. passes: how often a step's groups are trained on. before: groups that are scored one by one
     before the first step (the reference). forward_passes: how often a step's groups are only scored. learners: models that are trained like
-    this one (PPO's critic is a second). resident_models: models in memory, of its size.
+    this one (PPO's critic is a second). resident_models: models in memory, of its size. tree, apart: how rows are made (see `collate`).
     """
     device = device_of(model)
     sizes = _Sizes.of(model)
     parts = [part for batch in batches for part in split_by_budget(batch, token_budget)]
-    tried = _tried(parts)
-    work = sizes.flops(tried)
-    train = training_seconds(lambda: compute(tried), model, device) / work
-    score = forward_seconds(lambda: compute(tried), device) / work if before or forward_passes else 0.0
-    per_step = learners * passes * train + forward_passes * score
+    areas = [area_of(part, tree=tree, apart=apart) for part in parts]
     trained = learners * sum(p.numel() for p in model.parameters() if p.requires_grad)
-    seconds = sum(map(sizes.flops, parts)) * per_step + len(batches) * passes * update_seconds(trained, device)
 
-    memory = _Memory.of(model, compute, trained, sizes.vocabulary, resident_models)
-    largest = max(parts, key=lambda part: memory.peak(_shape(part)))
-    peak, limit = memory.peak(_shape(largest)), memory_limit(device)
+    def work(part: Sequence[Group]) -> float:
+        return sizes.flops(area_of(part, tree=tree, apart=apart), _learned(part))
+
+    tried = _tried(parts, areas)
+    memory = _Memory.of(model, compute, trained, sizes, resident_models, rows_a_group=1 if tree else 2)
+    cost = training_cost(lambda: compute(tried), model, device)
+    grown, shapes = cost.grown - 4 * trained // learners, len(set(areas)) if freed_memory_is_kept(device) else 1
+    memory = memory.fitted(grown, area_of(tried, tree=tree, apart=apart), learned=_learned(tried), shapes=shapes)
+    largest = max(areas, key=memory.peak)
+    peak, limit = memory.peak(largest), memory_limit(device)
+    train = cost.seconds / work(tried)
+    score = forward_seconds(lambda: compute(tried), device) / work(tried) if before or forward_passes else 0.0
+    per_step = learners * passes * train + forward_passes * score
+    seconds = sum(map(work, parts)) * per_step + len(batches) * passes * update_seconds(trained, device)
     groups = encoded.groups
-    tokens, area = sum(g.num_tokens for part in parts for g in part), sum(rows * length for rows, length in map(_shape, parts))
+    repeated = 0 if tree else sum(len(g.prompt) * (len(g.completions) - 1) for part in parts for g in part)
+    begun_once = sum(area.begun * (area.rows - 1) for area in areas)
     return Plan(
         stage,
         len(groups),
         dict(encoded.left_out),
         sum(g.num_tokens for g in groups),
-        1 - tokens / area,
-        sum(len(g.prompt) * (len(g.completions) - 1) for g in groups),
+        1 - (sum(g.num_tokens for part in parts for g in part) + repeated - begun_once) / sum(area.tokens for area in areas),
+        sum(len(g.prompt) * (len(g.completions) - 1) for g in groups) if tree else 0,
         len(batches),
         trained,
         peak / GIB,
         limit / GIB if limit is not None else None,
-        sum(sizes.flops([group]) for group in before) * score,
+        sum(work([group]) for group in before) * score,
         seconds,
         tuple(_advice(memory, largest, limit, token_budget)) if limit is not None and peak * SPARE > limit else (),
     )
 
 
-def _shape(part: Sequence[Group]) -> tuple[int, int]:
-    return len(part), max(g.num_tokens for g in part)
+def _learned(part: Sequence[Group]) -> int:
+    return sum(g.num_completion_tokens for g in part)
 
 
-def _tried(parts: Sequence[list[Group]]) -> list[Group]:
+def _tried(parts: Sequence[list[Group]], areas: Sequence[Area]) -> list[Group]:
     # The micro-batch in the middle by size, and of that as many rows as are quickly timed.
-    part = sorted(parts, key=lambda p: _shape(p)[0] * _shape(p)[1])[len(parts) // 2]
-    return part[: max(1, TRIED_TOKENS // _shape(part)[1])]
+    middle = sorted(range(len(parts)), key=lambda n: areas[n].tokens)[len(parts) // 2]
+    allowed = max(TRIED_TOKENS, TRIED_SHARE * sum(area.tokens for area in areas))
+    groups_allowed = int(allowed * len(parts[middle]) / areas[middle].tokens)
+    return parts[middle][: max(1, groups_allowed)]
 
 
 @dataclass(frozen=True)
@@ -162,43 +179,67 @@ class _Sizes:
         writes = whole.get_output_embeddings() is not None
         return cls(linear, embedding.numel() if writes else 0, embedding.shape[0], config.num_hidden_layers, config.hidden_size)
 
-    def flops(self, part: Sequence[Group]) -> float:
-        """Return the operations of one forward pass over a micro-batch, padding and the whole attention square included."""
-        rows, length = _shape(part)
-        learned = sum(g.num_completion_tokens for g in part)
-        return 2.0 * rows * length * (self.linear + 2 * length * self.width * self.layers) + 2.0 * self.head * learned
+    def flops(self, area: Area, learned: int) -> float:
+        """Return the operations of one forward pass, padding and the whole attention square included. learned: tokens with a log-prob."""
+        return 2.0 * (area.tokens * self.linear + 2 * area.squares * self.width * self.layers + learned * self.head)
 
 
 @dataclass(frozen=True)
 class _Memory:
     """Bytes. state: of what is trained (gradient, moments). fixed: what else is held whatever the micro-batch.
 
-    a_token, a_square: kept for backward, by area and by rows × length².
+    a_token, a_square: kept for backward, by area and by pairs of tokens. a_logit: for a row of logits. fragments: see LEAST_FRAGMENTS.
     """
 
     state: float
     fixed: float
     a_token: float
     a_square: float
+    a_logit: float = 0.0
+    fragments: float = LEAST_FRAGMENTS
 
     @classmethod
-    def of(cls, model: nn.Module, compute: Callable[[list[Group]], Tensor], trained: int, vocabulary: int, resident_models: int) -> _Memory:
-        short, long = (_row(length) for length in (48, 96))
-        kept = [kept_for_backward(lambda row=row: compute([row]), model) for row in (short, long)]  # type: ignore[misc]  # of the loop
-        n, m = short.num_tokens, long.num_tokens
-        square = max(0.0, (kept[1] / m - kept[0] / n) / (m - n))
+    def of(
+        cls,
+        model: nn.Module,
+        compute: Callable[[list[Group]], Tensor],
+        trained: int,
+        sizes: _Sizes,
+        resident_models: int,
+        *,
+        rows_a_group: int = 1,
+    ) -> _Memory:
+        lengths, areas = (48, 96), []
+        with one_layer_kept(model):
+            kept = [kept_for_backward(lambda length=length: compute([_row(length)]), model) for length in lengths]  # type: ignore[misc]
+        for length in lengths:  # the row's two answers, of a quarter each, share their prompt or repeat it
+            areas.append(Area(1, length) if rows_a_group == 1 else Area(2, length - length // 4))
+        (n, m), (a, b) = (area.tokens for area in areas), (area.squares for area in areas)
+        square = max(0.0, (kept[1] / m - kept[0] / n) / (b / m - a / n))
         weights = sum(p.numel() * p.element_size() for p in model.parameters())
         largest = max((p.numel() for p in model.parameters() if p.requires_grad), default=0)
-        chunk = 3 * 4 * CHUNK_TOKENS * vocabulary  # logits and what is made of them
+        a_logit = 3 * 4 * sizes.vocabulary if sizes.head else 0  # logits and what is made of them
         # Adam keeps two moments a weight, backward a gradient; a step works on one more of the largest tensor, twice.
         state = trained * 12 + 2 * 4 * largest
-        libraries = 0.0 if device_of(model).type == "cuda" else LIBRARIES_GIB * GIB
-        return cls(state, libraries + weights * resident_models + chunk, kept[0] / n - square * n, square)
+        held = held_memory(model)  # after the passes above, which have read every weight from its file
+        fixed = held + weights * (resident_models - 1) + CHUNK_TOKENS * a_logit
+        return cls(state, fixed, kept[0] / n - square * a / n, square, a_logit)
 
-    def peak(self, shape: tuple[int, int]) -> float:
-        """Return the most that is held while a micro-batch of (rows, longest row) is learned."""
-        rows, length = shape
-        return self.state + self.fixed + FRAGMENTS * rows * length * (self.a_token + self.a_square * length)
+    def fitted(self, grown: int, tried: Area, *, learned: int, shapes: int) -> _Memory:
+        """Return this with the fragments of a pass over `tried` that made the process grow by so much beside its gradients.
+
+        shapes: of how many different shapes the run's micro-batches are.
+        """
+        found = (grown - self.a_logit * min(CHUNK_TOKENS, learned)) / self._kept(tried)
+        found = min(max(found, LEAST_FRAGMENTS), MOST_FRAGMENTS)
+        return replace(self, fragments=found + (1 - shapes**-2) * max(0.0, FRAGMENTS_OF_MANY - found))
+
+    def _kept(self, area: Area) -> float:
+        return area.tokens * self.a_token + area.squares * self.a_square
+
+    def peak(self, area: Area) -> float:
+        """Return the most that is held while a micro-batch is learned."""
+        return self.state + self.fixed + self.fragments * self._kept(area)
 
 
 def _row(length: int) -> Group:
@@ -206,13 +247,13 @@ def _row(length: int) -> Group:
     return Group(tuple([0] * (length - 2 * len(half))), (half, half), 0)
 
 
-def _advice(memory: _Memory, largest: Sequence[Group], limit: int, token_budget: int) -> list[str]:
-    rows, length = _shape(largest)
+def _advice(memory: _Memory, largest: Area, limit: int, token_budget: int) -> list[str]:
+    length = largest.length + largest.begun
 
     def fits(rows: int, length: int, spared: float = 0.0) -> bool:
-        return (memory.peak((rows, length)) - spared) * SPARE <= limit
+        return (memory.peak(Area(rows, length)) - spared) * SPARE <= limit
 
-    budgets = [budget for budget in _halves(token_budget) if rows > 1 and fits(max(1, budget // length), length)]
+    budgets = [budget for budget in _halves(token_budget) if largest.rows > 1 and fits(max(1, budget // length), length)]
     lengths = [n for n in _halves(length) if fits(1, n)]
     if budgets:
         return [f"Set token_budget={budgets[0]}."]
