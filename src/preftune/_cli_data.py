@@ -80,7 +80,7 @@ def import_(
 @app.command()
 def export(
     out: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")],
-    format_: Annotated[str, typer.Option("--format", help="own, trl, openai, llamafactory or argilla.")] = "own",
+    format_: Annotated[str, typer.Option("--format", help="own, trl, trl-unpaired (for KTO), openai, llamafactory or argilla.")] = "own",
     store: StoreOption = None,
     as_json: Json = False,
 ) -> None:

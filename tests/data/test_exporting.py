@@ -95,7 +95,7 @@ def test_the_same_store_gives_the_same_bytes_and_imports_without_a_fault(tmp_pat
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     report = import_preferences(tmp_path / "one", tmp_path / f"{format}.db")
     assert report.set_aside == {}
-    assert report.format == {"own": "preftune", "llamafactory": "sharegpt"}.get(format, format)
+    assert report.format == {"own": "preftune", "llamafactory": "sharegpt", "trl-unpaired": "trl"}.get(format, format)
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 
@@ -112,6 +112,29 @@ def test_pairs_come_back_as_the_same_pairs(tmp_path: Path, full: Store, format: 
     assert report.left_out["thumbs on one answer omitted: the format has pairs alone"] == 1
     assert report.left_out["demonstrations omitted: the format has pairs alone"] == 1
     assert report.left_out["rationales omitted: the format has no place for them"] == 1
+
+
+def test_answers_called_good_enough_or_not_go_out_unpaired_and_come_back(tmp_path: Path, full: Store) -> None:
+    report = export_preferences(full, tmp_path / "thumbs", format="trl-unpaired")
+    asked_before = [{"role": role, "content": text} for role, text in (("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello"))]
+    # One calls x good, the other calls neither x nor y: so x is an even split.
+    assert rows_of(tmp_path / "thumbs") == [
+        {
+            "prompt": [*asked_before, {"role": "user", "content": "And now?"}],
+            "completion": [{"role": "assistant", "content": "y"}],
+            "label": False,
+        }
+    ]
+    assert report.left_out == {
+        "judgements that check a rater (gold items, items asked again) kept back": 2,
+        "comparisons omitted: the format has answers with a label alone": 4,
+        "answers omitted that as many call good enough as not": 1,
+        "demonstrations omitted: the format has answers with a label alone": 1,
+    }
+    import_preferences(tmp_path / "thumbs", tmp_path / "again.db")
+    with Store.open(tmp_path / "again.db") as store:
+        (thumb,) = store.judgements()
+        assert ([c.text for c in store.candidates()], thumb.acceptable) == (["y"], ())
 
 
 def test_trl_rows_are_conversations_with_a_weight(tmp_path: Path, full: Store) -> None:

@@ -91,9 +91,9 @@ def test_the_report_shows_which_answer_is_taken_for_better(tmp_path: Path, sourc
     assert len(report.examples) == 3
     lines = report.lines()
     assert lines[0] == f"{source} (own): 9 rows, 5 new, 1 already there"
-    assert "  2 set aside: there is nothing to learn from two equal answers (line 7, 8)" in lines
+    assert "  2 set aside: there is nothing to learn from two equal answers (lines 7, 8)" in lines
     assert "Direction: chosen over rejected; a ranking is best first." in lines
-    assert "  1 rows have a key that is not used: note" in lines
+    assert "  1 row has a key that is not used: note" in lines
     assert f"  what was set aside: {tmp_path}/s.db.set-aside.jsonl" in lines
 
 

@@ -1,7 +1,8 @@
-"""Writing what is in a store for other tools: our own lines, TRL, OpenAI, LLaMA-Factory, Argilla 2; each tells what it cannot say.
+"""Writing what is in a store for other tools: our own lines, TRL (two), OpenAI, LLaMA-Factory, Argilla 2; each tells what it cannot say.
 
     own            JSON lines, one a judgement, and one for each demonstration and each prompt with unjudged candidates; nothing is lost
     trl            JSON lines, one a pair, conversational: prompt, chosen, rejected, weight, and margin where all raters said a strength
+    trl-unpaired   JSON lines, one an answer that raters call good enough or not, as KTO learns from: prompt, completion, label
     openai         JSON lines, one a pair: input, preferred_output, non_preferred_output
     llamafactory   JSON lines, one a pair in the sharegpt ranking form: conversations, chosen, rejected
     argilla        one JSON array of Argilla 2 records: the prompt, the answers, and a ranking of each rater
@@ -22,12 +23,27 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from preftune.data.aggregate import thumbs_from
 from preftune.data.formats.canonical import DEMONSTRATION, JUDGEMENT, PROMPT
+from preftune.data.import_report import counted
 from preftune.data.store import Store, pairs_from
 from preftune.errors import DataError
 from preftune.manifest import disk_errors
 from preftune.progress import Progress, Silent
-from preftune.records import CHECKS, Candidate, Demonstration, Judgement, Message, Pair, Prompt, content_id, pairs_of, standing, votes_of
+from preftune.records import (
+    CHECKS,
+    Candidate,
+    Demonstration,
+    Judgement,
+    Message,
+    Pair,
+    Prompt,
+    content_id,
+    pairs_of,
+    ranked_by,
+    standing,
+    votes_of,
+)
 
 FROM = {"system": "system", "user": "human", "assistant": "gpt"}
 BESIDE = ("rationale", "aspects", "acceptable")  # what a judgement says beside pairs
@@ -56,7 +72,7 @@ class ExportReport:
     def lines(self) -> list[str]:
         """Return the report as lines for a person."""
         where = f"{self.path}: " if self.path else ""
-        lines = [f"{where}{self.rows:,} rows ({self.format}) from {self.judgements:,} judgements"]
+        lines = [f"{where}{counted(self.rows, 'rows')} ({self.format}) from {counted(self.judgements, 'judgements')}"]
         lines += [f"  {count:,} {what}" for what, count in self.left_out.items()]
         return [*lines, self.hint] if self.hint else lines
 
@@ -233,6 +249,26 @@ def _margin(pair: Pair, said: list[Judgement], texts: dict[str, str]) -> float:
     return round(sum(strengths) / len(strengths), 6)
 
 
+def _trl_unpaired(store: Store, report: ExportReport) -> Iterator[dict[str, Any]]:
+    for known in _known(store, report):
+        said = standing(known.judgements)
+        asked = [one for one in said if one.acceptable is not None]
+        thumbs = list(thumbs_from(known.prompt, said, {candidate.id: candidate.text for candidate in known.candidates}))
+        about = {candidate for one in asked for candidate in (*ranked_by(one), *(one.acceptable or ()))}
+        for count, what in (
+            (sum(sum(map(len, one.ranking)) > 1 for one in said), "comparisons omitted: the format has answers with a label alone"),
+            (len(about) - len(thumbs), "answers omitted that as many call good enough as not"),
+            (sum(thumb.weight < 1 for thumb in thumbs), "answers on which raters differ written as most say"),
+            (len(known.demonstrations), "demonstrations omitted: the format has answers with a label alone"),
+        ):
+            if count:
+                report.left_out[what] += count
+        _tell(asked, ("rationale", "aspects"), report.left_out)
+        for thumb in thumbs:
+            completion = [{"role": "assistant", "content": thumb.completion}]
+            yield {"prompt": _messages(thumb.messages), "completion": completion, "label": thumb.desirable}
+
+
 def _openai(store: Store, report: ExportReport) -> Iterator[dict[str, Any]]:
     for pair, _, _ in _pairs(store, report, omitted=(*BESIDE, "strength")):
         yield {
@@ -322,6 +358,7 @@ def _user_id(rater: str) -> str:
 EXPORTS: dict[str, Callable[[Store, ExportReport], Iterator[dict[str, Any]]]] = {
     "own": _own,
     "trl": _trl,
+    "trl-unpaired": _trl_unpaired,
     "openai": _openai,
     "llamafactory": _llamafactory,
     "argilla": _argilla,

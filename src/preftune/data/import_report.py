@@ -68,14 +68,15 @@ class ImportReport:
     def lines(self) -> list[str]:
         """Return the report as lines for a person."""
         would = "would be " if self.dry_run else ""
-        lines = [f"{self.source} ({self.format}): {self.rows:,} rows, {self.new:,} {would}new, {self.already_there:,} already there"]
-        lines += [f"  {count:,} new {kind}" for kind, count in self.records.items() if count]
+        rows = counted(self.rows, "rows")
+        lines = [f"{self.source} ({self.format}): {rows}, {self.new:,} {would}new, {self.already_there:,} already there"]
+        lines += [f"  {counted(count, f'new {kind}')}" for kind, count in self.records.items() if count]
         for reason, count in sorted(self.set_aside.items(), key=lambda item: -item[1]):
             shown = ", ".join(f"{line:,}" for line in self.set_aside_lines[reason])
             more = ", …" if count > SHOWN_LINES else ""
-            lines.append(f"  {count:,} set aside: {reason} (line {shown}{more})")
+            lines.append(f"  {count:,} set aside: {reason} ({'line' if count == 1 else 'lines'} {shown}{more})")
         lines += [f"  {count:,} × {note}" for note, count in sorted(self.notes.items(), key=lambda item: -item[1])]
-        lines += [f"  {count:,} rows have a key that is not used: {key}" for key, count in self.unused.items()]
+        lines += [f"  {counted(n, 'rows')} {'has' if n == 1 else 'have'} a key that is not used: {key}" for key, n in self.unused.items()]
         if self.columns:
             lines.append(f"  columns: {', '.join(f'{ours} = {name}' for ours, name in self.columns.items())} (--map says otherwise)")
         if self.set_aside_file:
@@ -84,6 +85,11 @@ class ImportReport:
             lines.append(f"Direction: {self.direction}")
             lines += ["The first of them, so that you can see that better and worse are the right way round:", *self.examples]
         return lines
+
+
+def counted(count: int, nouns: str) -> str:
+    """Return a count with its noun, given in the plural: "1 row", "1,200 rows"."""
+    return f"{count:,} {nouns.removesuffix('s') if count == 1 else nouns}"
 
 
 def _tally(counts: dict[str, int], key: str) -> str:

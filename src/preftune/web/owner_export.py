@@ -46,6 +46,7 @@ LINES = ("jsonl", "application/x-ndjson")
 KINDS = {
     "own": Kind("preftune", "Everything, a judgement a line; preftune import reads it back and loses nothing.", *LINES),
     "trl": Kind("TRL", "Pairs in the conversational form, with weights.", *LINES),
+    "trl-unpaired": Kind("TRL, unpaired", "Single answers, good enough or not, as KTO learns from.", *LINES),
     "openai": Kind("OpenAI", "Pairs for preference fine-tuning.", *LINES),
     "llamafactory": Kind("LLaMA-Factory", "Pairs in the sharegpt ranking form.", *LINES),
     "argilla": Kind("Argilla 2", "Records with each rater's ranking.", "json", "application/json"),
