@@ -104,8 +104,9 @@ def agreement_words(figures: Figures) -> list[str]:
         )
     if seen.coefficients.alpha and seen.coefficients.alpha.high < LOW_ALPHA:
         alpha = seen.coefficients.alpha
+        value, low, high = (f"{number:.2f}".replace("-", "−") for number in (alpha.value, alpha.low, alpha.high))  # as the tables have it
         found.append(
-            f"Krippendorff's α is {alpha.value:.2f} ({alpha.low:.2f} to {alpha.high:.2f}, n = {alpha.n:,}), which is low. "
+            f"Krippendorff's α is {value} ({low} to {high}, n = {alpha.n:,}), which is low. "
             "Settle ten disagreements together, and write what you decide into the guidelines."
         )
     return found + _rater_words(seen, strict) + _kind_words(seen, strict) + _cycle_words(seen)
