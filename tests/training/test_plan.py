@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import sys
 import weakref
 from collections import Counter
@@ -231,6 +232,23 @@ def test_a_plan_that_does_not_fit_says_what_would(plan, model):
     assert told(0.07).endswith(" free. Set max_tokens=200, which leaves longer examples out.")
     assert told(-2.0).endswith(" free. Take a smaller model or a machine with more memory.")
     assert json.loads(json.dumps(whole.as_dict()))["steps"] == 1
+
+
+def test_what_is_advised_does_fit(plan):
+    rows = [Group((n, *range(3, 202)), (tuple(range(100)),) * 2, n) for n in range(8)]
+    short = [Group((n, *range(3, 60)), (tuple(range(40)),) * 2, n) for n in range(8)]
+    fixed, whole = (plan([part], token_budget=3200).peak_memory_gib for part in ([GROUPS[1]], rows))
+
+    def limit(share: float) -> int:
+        return int((fixed + share * (whole - fixed)) * plan_module.SPARE * GIB)
+
+    for share in (0.6, 0.3, 0.15):
+        budget = int(re.findall(r"Set token_budget=(\d+)\.", plan([rows], limit=limit(share), token_budget=3200).warnings()[0])[0])
+        assert plan([rows], limit=limit(share), token_budget=budget).warnings() == []
+    (longest,) = re.findall(r"Set max_tokens=(\d+),", plan([rows], limit=limit(0.07), token_budget=200).warnings()[0])
+    left = [row for row in (*rows, *short) if row.num_tokens <= int(longest)]
+    assert left == short
+    assert plan([left], limit=limit(0.07), token_budget=200).warnings() == []
 
 
 def test_weights_that_are_all_trained_give_way_to_an_adapter(plan, model):
