@@ -1,12 +1,14 @@
 """The scalar head: a reward model is a backbone and one linear layer on the hidden state of the answer's end token.
 
-It is transformers' own sequence classification model with one label, so that it loads with its head anywhere.
+It is transformers' own sequence classification model with one label, so that it loads with its head anywhere. An ensemble is the same
+with N labels: N heads on one backbone, each an opinion of its own.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ NORMALISATION = "normalisation.json"
 
 
 def scalar_head(model: nn.Module) -> nn.Linear:
-    """Return the linear layer that makes the score. Raises ModelError where the model has none."""
+    """Return the linear layer that makes the score, or the N scores. Raises ModelError where the model has none."""
     whole = unwrap(model)
     for name in HEAD_NAMES:
         layer = getattr(whole, name, None)
@@ -37,37 +39,69 @@ def scalar_head(model: nn.Module) -> nn.Linear:
     raise ModelError(f"{type(whole).__name__} has no scalar head", "", "Give a folder that preftune train reward has written.")
 
 
-def with_scalar_head(causal: PreTrainedModel, *, seed: int) -> PreTrainedModel:
-    """Return a reward model on this LM's backbone, its head drawn from N(0, 1/√(H+1)), bias 0.
+def with_scalar_head(causal: PreTrainedModel, *, seed: int, heads: int = 1) -> PreTrainedModel:
+    """Return a reward model on this LM's backbone, each of its heads drawn from N(0, 1/√(H+1)), bias 0.
 
     Source of the start: Stiennon et al. 2009.01325, code. The backbone's modules are shared with `causal`, not copied.
     """
     config = causal.config
-    config.num_labels = 1
+    config.num_labels = heads
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(config, dtype=causal.dtype)
     setattr(model, model.base_model_prefix, causal.base_model)
-    name = next(n for n in HEAD_NAMES if isinstance(getattr(model, n, None), nn.Linear))
-    old: nn.Linear = getattr(model, name)
-    head = nn.Linear(old.in_features, 1, bias=old.bias is not None, dtype=torch.float32)
-    generator = torch.Generator().manual_seed(seed)
+    old: nn.Linear = getattr(model, _head_name(model))
+    head = nn.Linear(old.in_features, heads, bias=old.bias is not None, dtype=torch.float32)
     with torch.no_grad():
-        head.weight.normal_(0.0, 1 / math.sqrt(old.in_features + 1), generator=generator)
+        for place, row in enumerate(head.weight):
+            generator = torch.Generator().manual_seed(seed + 1_000_003 * place)
+            row.normal_(0.0, 1 / math.sqrt(old.in_features + 1), generator=generator)
         if head.bias is not None:
             head.bias.zero_()
-    setattr(model, name, head.to(causal.device))
+    setattr(model, _head_name(model), head.to(causal.device))
     reward: PreTrainedModel = model
     return reward.eval()
 
 
+def _head_name(model: nn.Module) -> str:
+    return next(n for n in HEAD_NAMES if isinstance(getattr(model, n, None), nn.Linear))
+
+
 def load_reward_model(path: Path, *, device: torch.device | None = None) -> PreTrainedModel:
-    """Return a saved reward model with its head. Raises ModelError where any weight, the head's above all, is missing."""
+    """Return a saved reward model that gives one score; an ensemble's is the mean of its heads, each in its own sd.
+
+    Raises ModelError where any weight, the head's above all, is missing.
+    """
+    model = load_reward_heads(path, device=device)
+    members = read_members(path)
+    if len(members) > 1:  # the mean of linear heads is a linear head
+        heads = scalar_head(model)
+        spread = torch.tensor([deviation for _, deviation in members], device=heads.weight.device)
+        shares = spread.mean() / spread / len(members)
+        one = nn.Linear(heads.in_features, 1, bias=heads.bias is not None, device=heads.weight.device, dtype=torch.float32)
+        with torch.no_grad():
+            one.weight.copy_(shares @ heads.weight)
+            if heads.bias is not None:
+                one.bias.copy_(shares @ heads.bias)
+        setattr(model, _head_name(model), one)
+        model.config.num_labels = 1
+    return model
+
+
+def load_reward_heads(path: Path, *, device: torch.device | None = None) -> PreTrainedModel:
+    """Return a saved reward model with all its heads: one, or those of an ensemble.
+
+    Raises ModelError where any weight, the head's above all, is missing.
+    """
     folder = path / "model" if (path / "model").exists() else path
     device = device or find_device()
     try:
         with quiet():
             model, info = AutoModelForSequenceClassification.from_pretrained(
-                folder, num_labels=1, dtype=fitting_dtype(device, trained_whole=False), local_files_only=True, output_loading_info=True
+                folder,
+                num_labels=len(read_members(path)),
+                dtype=fitting_dtype(device, trained_whole=False),
+                local_files_only=True,
+                output_loading_info=True,
             )
     except LOADING_ERRORS as error:
         raise ModelError(f"the reward model cannot be loaded ({first_line(error)})", str(path), "Give a run of train reward.") from error
@@ -80,7 +114,7 @@ def load_reward_model(path: Path, *, device: torch.device | None = None) -> PreT
 
 
 def end_scores(model: nn.Module, batch: TokenBatch) -> Tensor:
-    """Return the score of each sequence, float32 [S]: the head on the hidden state of its last token, the end token.
+    """Return the score of each sequence, float32 [S], or [S, N] of N heads: the head on the hidden state of its last token, the end token.
 
     Found by position, never by a pad id, so neither padding nor a pad that equals the end token can move it.
     """
@@ -105,9 +139,13 @@ def token_values(model: nn.Module, batch: TokenBatch) -> Tensor:
     return zeros.masked_scatter(batch.completion_mask, values)
 
 
-def save_reward_model(model: PreTrainedModel, renderer: Renderer, folder: Path, *, mean: float, deviation: float) -> None:
+def save_reward_model(
+    model: PreTrainedModel, renderer: Renderer, folder: Path, *, mean: float, deviation: float, members: Sequence[tuple[float, float]] = ()
+) -> None:
     """Write a reward model that plain transformers loads with its head, and the mean and sd of its scores beside it.
 
+    members: (mean, sd) of each head's own scores, for an ensemble; mean and deviation are then those of the one score that
+    `load_reward_model` makes of them.
     transformers finds the last token by looking for the pad token, which must not be the end-of-turn token that carries the
     score; so another control token is named as pad, or none where there is none (then it scores one text at a time).
     """
@@ -120,13 +158,25 @@ def save_reward_model(model: PreTrainedModel, renderer: Renderer, folder: Path, 
     settings = json.loads(path.read_text(encoding="utf-8"))
     settings["pad_token"] = tokenizer.convert_ids_to_tokens(free[0]) if free else None
     write_json(path, settings)
-    write_json(folder / NORMALISATION, {"mean": mean, "sd": deviation})
+    constants: dict[str, Any] = {"mean": mean, "sd": deviation}
+    if len(members) > 1:
+        constants["members"] = [{"mean": m, "sd": sd} for m, sd in members]
+    write_json(folder / NORMALISATION, constants)
 
 
 def read_normalisation(reward_model: Path) -> tuple[float, float]:
-    """Return (mean, sd) of a reward model's scores over its training answers; (0, 1) where the folder does not say."""
-    path = reward_model / "model" / NORMALISATION
-    if not path.exists():
-        return 0.0, 1.0
-    values = json.loads(path.read_text(encoding="utf-8"))
-    return float(values["mean"]), float(values["sd"])
+    """Return (mean, sd) of a reward model's one score over its training answers; (0, 1) where the folder does not say."""
+    values = _constants(reward_model)
+    return float(values.get("mean", 0.0)), float(values.get("sd", 1.0))
+
+
+def read_members(reward_model: Path) -> list[tuple[float, float]]:
+    """Return (mean, sd) of the scores of each of a reward model's heads over its training answers; (0, 1) where it does not say."""
+    values = _constants(reward_model)
+    return [(float(one["mean"]), float(one["sd"])) for one in values.get("members", ())] or [read_normalisation(reward_model)]
+
+
+def _constants(reward_model: Path) -> dict[str, Any]:
+    folder = reward_model / "model" if (reward_model / "model").exists() else reward_model
+    path = folder / NORMALISATION
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}

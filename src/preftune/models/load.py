@@ -8,7 +8,7 @@ import gc
 import platform
 import struct
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
@@ -299,34 +299,31 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 @torch.no_grad()
-def tree_rows_agree(model: nn.Module, *, tolerance: float = 1e-3) -> bool:
+def tree_rows_agree(model: nn.Module, *, tolerance: float = 1e-3, read: Callable[[TokenBatch], Tensor] | None = None) -> bool:
     """Say whether this model gives shared-prompt rows the same log-probs as plain rows (one with a recurrent state does not).
 
-    A probe on random tokens; where it fails, the stages fall back to plain rows, as they do where layers look back in a way
-    that the probe is too short to see.
+    read: what is compared instead, a value (or several) a sequence: the scores of a reward model. A probe on random tokens; where it
+    fails, the stages fall back to plain rows, as they do where layers look back in a way that the probe is too short to see.
     """
     kinds = set(getattr(unwrap(model).config.get_text_config(), "layer_types", None) or ())
     if kinds - {"full_attention", "sliding_attention"}:
         return False
-    head = output_head(model)
+    words: Any = unwrap(model).get_input_embeddings()
     device = device_of(model)
     generator = torch.Generator().manual_seed(0)
     length = min(96, max_context(model) // 3)
-    ids = torch.randint(0, head.weight.shape[0], (4, length), generator=generator).tolist()
+    ids = torch.randint(0, words.weight.shape[0], (4, length), generator=generator).tolist()
     begun = tuple(ids[3][: length // 2])
     groups = [
         Group(begun + tuple(ids[0][: length // 2]), (tuple(ids[1]), tuple(ids[2][: length // 2])), 0),
         Group((*begun, 1), (tuple(ids[2]),), 1),
     ]
-    results = []
-    for tree in (True, False):
-        batch = collate(groups, 0, tree=tree).to(device)
-        values, _ = token_logprobs(
-            hidden_states(model, batch), head, batch.ids, batch.parent, batch.completion_mask, temperature=1.0, chunk_tokens=CHUNK_TOKENS
-        )
-        results.append(to_sequences(values, batch.sequence, batch.num_sequences)[0])
-    limit = tolerance if head.weight.dtype == torch.float32 else 0.1
-    return bool((results[0] - results[1]).abs().max() < limit)
+
+    def logprobs_of(batch: TokenBatch) -> Tensor:
+        return to_sequences(batch_logprobs(model, batch)[0], batch.sequence, batch.num_sequences)[0]
+
+    shared, plain = ((read or logprobs_of)(collate(groups, 0, tree=tree).to(device)) for tree in (True, False))
+    return bool((shared - plain).abs().max() < (tolerance if words.weight.dtype == torch.float32 else 0.1))
 
 
 CHUNK_TOKENS = 256  # rows of logits held at once: 50 MB at a vocabulary of 49,152

@@ -27,7 +27,7 @@ from preftune.models.adapter import trainable
 from preftune.models.load import batch_logprobs
 from preftune.progress import Progress, Silent
 from preftune.stages.common import Room, finish, namer, open_room, resolved, save_policy, settle, something_held_out, start
-from preftune.stages.preference_config import DPOConfig
+from preftune.stages.preference_config import PER_TOKEN, DPOConfig
 from preftune.stages.preference_data import Preferences, preferences_of
 from preftune.stages.preference_learner import Learner, learned
 from preftune.stages.preference_losses import LOSSES
@@ -98,6 +98,8 @@ def run(config: DPOConfig, out: Path = Path("runs"), *, progress: Progress | Non
     facts = best.restore()
     save_policy(room, work.path)
     facts |= {"unused": {what: n for what, n in data.unused.items() if n}, "warnings": loop.state.get("warnings", [])}
+    if learner.kind.reference and not config.reference_update:  # what rollout/score.py makes a reward of
+        facts["implicit_reward"] = {"beta": config.settings.beta, "per_token": config.loss in PER_TOKEN}
     return finish(room, work, final, loop, encoded, planned, steps=loop.done, **facts)
 
 

@@ -11,6 +11,7 @@ from preftune.config import Config
 from preftune.stages.common import OfflineConfig
 from preftune.stages.preference_losses import ALSO_CALLED, LOSSES, LossName, Settings
 
+PER_TOKEN = ("ipo", "ln_dpo")  # losses whose log-ratios are means over the tokens
 LOSS_KEYS = ("beta", "label_smoothing", "gamma", "alpha", "nll_weight")
 
 

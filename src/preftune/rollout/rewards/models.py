@@ -3,50 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from preftune.data.batches import Group
 from preftune.data.template import Renderer
 from preftune.errors import ConfigError, DataError
-from preftune.models.heads import load_reward_model, read_normalisation
-from preftune.models.load import load_renderer, max_context
 from preftune.progress import Progress
 from preftune.rollout.rewards.asking import Ask, Given
-from preftune.rollout.score import score
+from preftune.rollout.score import Scorer
 
 Uncertainty = float | Literal["worst"] | None
-
-
-@dataclass(frozen=True)
-class Scorer:
-    """A reward model with what it needs to read text; mean and deviation: of its raw scores over its training answers."""
-
-    path: Path
-    model: nn.Module
-    renderer: Renderer
-    max_tokens: int
-    mean: float
-    deviation: float
-    num_scores: int = 1
-
-    def standardised(self, groups: Sequence[Group], *, token_budget: int) -> Tensor:
-        """Return the scores of all completions, float32 [S], in sd."""
-        raw = score(self.model, groups, pad_id=self.renderer.pad_id, token_budget=token_budget, tree=False)
-        return (raw - self.mean) / self.deviation
-
-
-def load_scorers(paths: Sequence[Path], *, device: torch.device) -> list[Scorer]:
-    """Return the scorers of these folders."""
-    found = []
-    for path in paths:
-        model = load_reward_model(path, device=device).requires_grad_(False)
-        found.append(Scorer(path, model, load_renderer(path), max_context(model), *read_normalisation(path)))
-    return found
 
 
 def pessimistic(scores: Tensor, uncertainty: Uncertainty) -> Tensor:

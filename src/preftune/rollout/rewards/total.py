@@ -162,9 +162,10 @@ def _opened(
 ) -> Reward:
     match source.kind:
         case "model":
-            from preftune.rollout.rewards.models import ModelReward, load_scorers
+            from preftune.rollout.rewards.models import ModelReward
+            from preftune.rollout.score import load_scorer
 
-            scorers = load_scorers([find(name, project) for name in source.models], device=device)
+            scorers = [load_scorer(find(name, project), device=device) for name in source.models]
             return ModelReward(scorers, renderer, source.uncertainty, progress, token_budget=token_budget)
         case "function":
             from preftune.rollout.rewards.function import FunctionReward
