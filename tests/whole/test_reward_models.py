@@ -16,8 +16,10 @@ from preftune.errors import ModelError, PreftuneError
 from preftune.manifest import read_manifest
 from preftune.models.heads import end_scores, load_reward_model, read_normalisation
 from preftune.models.load import load_renderer
+from preftune.progress import Lines
 from preftune.rollout.score import score
 from preftune.stages.common import pair_items
+from preftune.training.loop import read_metrics
 
 both_ways = pytest.mark.parametrize("whole", [False, True], ids=["adapter", "all weights"])
 
@@ -88,12 +90,13 @@ def test_a_reward_model_without_its_head_is_refused_by_ppo(toy, tmp_path):
         elsewhere.run("ppo", reward_model=str(run))
 
 
-def test_a_reward_model_of_other_tokens_than_the_policys_is_refused(toy, tmp_path, tiny_folder):
+def test_a_reward_model_of_other_tokens_than_the_policys_is_given_the_text_and_that_is_said_once(toy, tmp_path, tiny_folder, capsys):
     elsewhere = toy.copy(tmp_path / "project", toy.run("reward"))
     shutil.copytree(tiny_folder("mistral"), elsewhere.folder / "other")
     other = elsewhere.run("reward", model=str(elsewhere.folder / "other"), epochs=1)
-    with pytest.raises(ModelError, match="the reward model reads other tokens than the policy. Train it from the same base model"):
-        elsewhere.run("ppo", reward_model=str(other))
+    run = elsewhere.run("ppo", reward_model=str(other), steps=2, prompts_per_step=2, progress=Lines())
+    assert capsys.readouterr().err.count("it is given the text anew") == 1
+    assert all(abs(row["reward/score"]) < 10 for row in read_metrics(run))
 
 
 def test_a_saved_reward_model_that_scores_differently_is_no_finished_run(toy, monkeypatch):

@@ -34,6 +34,7 @@ from preftune.models.quantised import load_in_4_bits
 from preftune.models.recompute import can_recompute, recompute_layers
 from preftune.progress import Progress
 from preftune.records import Message, Pair
+from preftune.rollout.rewards.total import resolve_sources
 from preftune.tensors import TokenBatch
 from preftune.training.held_out import BEST
 from preftune.training.loop import Loop, peak_memory_gib, read_metrics
@@ -92,13 +93,17 @@ def resolved(config: S, out: Path, names: tuple[str, ...] = ("data", "model")) -
     A path is looked for as typed, else below the project (the folder that holds `out`). Raises ConfigError where it is not there.
     """
     project = out.resolve().parent
-    changes, hashes = {}, {}
+    changes: dict[str, Any] = {}
+    hashes: dict[str, str] = {}
     for name in names:
         value = getattr(config, name)
         path = next((p for p in (Path(value), find(value, project)) if p.exists()), None)
         if path is None:
             raise ConfigError(f'there is no "{value}"', f'key "{name}"', "Give a folder or file that is there.")
         changes[name], hashes[name] = name_in(path, project), hash_folder(path)
+    if sources := getattr(config, "rewards", ()):
+        changes["rewards"], more = resolve_sources(sources, project)
+        hashes |= more
     if config.chat_template is not None and Path(config.chat_template).is_file():
         hashes["chat_template"] = hash_folder(Path(config.chat_template))  # another text in the same file is another run
     return config.model_copy(update=changes), hashes

@@ -2,7 +2,8 @@
 
     for each step:
         sample samples_per_prompt completions of prompts_per_step prompts from the policy (temperature, no top-k, no top-p)
-        score each with the reward model, in sd of the reference's own scores; one that did not end by itself gets no_eos_score
+        score each by the reward model and what else is rewarded (rollout/rewards), in sd of the reference's own scores;
+        one that did not end by itself gets no_eos_score, one that could not be scored is marked and teaches nothing
         log π and log ref of every token, by the trainer's own forward pass
 
 So the first ratio is 1. The sampler's own log-probs are compared with the trainer's, and the run stops where they differ.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,17 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from preftune.data.batches import Encoded, Group, shuffled, split_by_budget
-from preftune.errors import DataError, ModelError, PreftuneError
+from preftune.errors import DataError, PreftuneError
 from preftune.losses.kl import k1, k3
 from preftune.manifest import content_seed, disk_errors
 from preftune.models.adapter import adapter_off, trainable
-from preftune.models.heads import load_reward_model
-from preftune.models.load import batch_logprobs, device_of, find, load_causal_lm, load_tokenizer
+from preftune.models.load import batch_logprobs, device_of, find, load_causal_lm
+from preftune.progress import Progress
 from preftune.rollout.generate import Sample, generate
-from preftune.rollout.score import NO_END_SCORE, score, token_table
+from preftune.rollout.rewards.asking import Ask, facts_of
+from preftune.rollout.rewards.source import RewardSource, with_reward_model
+from preftune.rollout.rewards.total import open_rewards
+from preftune.rollout.score import NO_END_SCORE, token_table
 from preftune.stages.common import Room, StageConfig
 from preftune.training.loop import SAMPLES
 from preftune.training.plan import steps_of
@@ -39,6 +43,7 @@ KL_STOP = (
     0.03  # approximate KL to the sampling policy, nats a token, past which the epochs end: 1.5 × 0.02 (maths: the 37 details, extra 3)
 )
 SAMPLER_GAP = 0.05  # nats; a wrong temperature or mask is far above, float32 arithmetic far below
+NO_SPREAD = 1e-6  # scores of one step that spread less than this, relative to their size, are all equal
 SAMPLES_KEPT = 4  # texts a step, for the report
 
 
@@ -46,6 +51,9 @@ class OnlineConfig(StageConfig):
     """The keys that the stages share which learn from their own samples."""
 
     reward_model: str = Field(description="run of preftune train reward")
+    rewards: tuple[RewardSource, ...] = Field(
+        (), description="further rewards, added with their weights; one that names the reward model too decides what that weighs"
+    )
     steps: int = Field(20, ge=1, description="rounds of sampling and learning")
     prompts_per_step: int = Field(16, ge=1, description="prompts sampled a step")
     samples_per_prompt: int = Field(4, ge=1, description="completions of each")
@@ -66,11 +74,17 @@ class OnlineConfig(StageConfig):
 
 @dataclass(frozen=True)
 class Draw:
-    """One step's completions: `groups` in order, each one's `index` its place here; `samples` and `scores` (float32 [S], sd) in theirs."""
+    """One step's completions: `groups` in order, each one's `index` its place here; `samples` and `scores` (float32 [S], sd) in theirs.
+
+    failed: bool [S], those that could not be scored; their score is the mean of the others of their prompt, which makes no difference
+    within it. told: what the rewards say for the log.
+    """
 
     groups: list[Group]
     samples: list[Sample]
     scores: Tensor
+    failed: Tensor | None = field(default=None, kw_only=True)
+    told: dict[str, float] = field(default_factory=dict, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -98,12 +112,20 @@ class Experience(Draw):
 class Rollouts:
     """What a step's experience is made with: policy, reference and reward model."""
 
-    def __init__(self, config: OnlineConfig, room: Room) -> None:
+    def __init__(self, config: OnlineConfig, room: Room, progress: Progress) -> None:
         self.config, self.room = config, room
         device = device_of(room.model)
-        reward_path = find(config.reward_model, room.project)
-        _same_tokens(room, reward_path)
-        self.reward_model = load_reward_model(reward_path, device=device).requires_grad_(False)
+        self.facts = facts_of(room.snapshot)
+        self.rewards = open_rewards(
+            with_reward_model(config.rewards, config.reward_model),
+            project=room.project,
+            renderer=room.renderer,
+            progress=progress,
+            device=device,
+            token_budget=config.token_budget,
+            run=str(content_seed(config.model_dump_json())),
+            facts=self.facts,
+        )
         # Without an adapter to switch off, the reference is a second, frozen copy of the start.
         whole = config.adapter is None
         self.reference = load_causal_lm(find(config.model, room.project), device=device).requires_grad_(False) if whole else None
@@ -124,10 +146,21 @@ class Rollouts:
         )
         k = config.samples_per_prompt
         drawn = [Group(g.prompt, tuple(s.ids for s in samples[i * k : (i + 1) * k]), i) for i, g in enumerate(groups)]
-        raw = score(self.reward_model, drawn, pad_id=room.renderer.pad_id, token_budget=config.token_budget, tree=room.tree)
+        scored = self.rewards.score(self._asks(groups, samples), drawn)
         finished = torch.tensor([s.finished for s in samples])
-        _set_scale(state, raw[finished] if finished.sum() > 1 else raw)
-        return Draw(drawn, samples, torch.where(finished, (raw - state["mean"]) / state["sd"], config.no_eos_score))
+        known = scored.total[finished & ~scored.failed]
+        _set_scale(state, known if len(known) > 1 else scored.total[~scored.failed])
+        scores = torch.where(finished, (scored.total - state["mean"]) / state["sd"], config.no_eos_score)
+        failed = scored.failed & finished
+        return Draw(drawn, samples, _filled(scores, failed, k), failed=failed, told=scored.metrics())
+
+    def _asks(self, groups: Sequence[Group], samples: Sequence[Sample]) -> list[Ask]:
+        prompts = self.room.snapshot.prompts
+        return [
+            Ask(prompts[at].messages, self.room.renderer.decode(sample.ids), sample.ids, sample.finished, at, self.facts[at])
+            for sample in samples
+            for at in (groups[sample.prompt_index].index,)
+        ]
 
     def measure(self, draw: Draw, where: str) -> Experience:
         """Take the log-probs of a draw. where: for the error. Raises PreftuneError where the sampler's own are others."""
@@ -142,7 +175,7 @@ class Rollouts:
                 where,
                 "One of temperature, mask, positions or dropout differs between them: report this with the model's name.",
             )
-        return Experience(draw.groups, draw.samples, draw.scores, logprobs, ref_logprobs, mask, gap)
+        return Experience(draw.groups, draw.samples, draw.scores, logprobs, ref_logprobs, mask, gap, failed=draw.failed, told=draw.told)
 
     def table(self, compute: Callable[[Any], Tensor], groups: Sequence[Group]) -> tuple[Tensor, Tensor]:
         """Return (what `compute` says of each completion token [S, N], mask [S, N]) on the CPU."""
@@ -164,14 +197,33 @@ class Rollouts:
 
 def _set_scale(state: dict[str, Any], raw: Tensor) -> None:
     # The first step's samples come from the reference itself: their mean and sd make the score's unit, so that
-    # kl_coef and no_eos_score mean the same on every reward model.
+    # kl_coef and no_eos_score mean the same on every reward. Where they are all alike, the unit is the reward's own.
     if "mean" not in state:
-        state["mean"], state["sd"] = float(raw.mean()), max(float(raw.std()), 1e-3)
+        state["mean"] = float(raw.mean())
+        deviation = float(raw.std(correction=int(len(raw) > 1)))
+        state["sd"] = deviation if deviation > NO_SPREAD * max(1.0, abs(state["mean"])) else 1.0
 
 
-def _same_tokens(room: Room, reward_path: Path) -> None:
-    if load_tokenizer(reward_path).get_vocab() != room.renderer.tokenizer.get_vocab():
-        raise ModelError("the reward model reads other tokens than the policy", str(reward_path), "Train it from the same base model.")
+def _filled(scores: Tensor, failed: Tensor, samples_per_prompt: int) -> Tensor:
+    """Return the scores with the mean of the others of its prompt in place of one that is none; 0 where there are no others."""
+    if not failed.any():
+        return scores
+    rows, lost = scores.view(-1, samples_per_prompt), failed.view(-1, samples_per_prompt)
+    known = (~lost).sum(1, keepdim=True)
+    means = torch.where(lost, 0.0, rows).sum(1, keepdim=True) / known.clamp(min=1)
+    return torch.where(lost, means, rows).flatten()
+
+
+def learnable(draw: Draw) -> Draw:
+    """Return the draw without the samples that could not be scored, and without prompts that have none left."""
+    if draw.failed is None or not draw.failed.any():
+        return draw
+    keep = iter((~draw.failed).tolist())
+    groups = [replace(group, completions=tuple(c for c in group.completions if next(keep))) for group in draw.groups]
+    left = [group for group in groups if group.completions]
+    samples = [sample for sample, lost in zip(draw.samples, draw.failed.tolist(), strict=True) if not lost]
+    numbered = [replace(group, index=place) for place, group in enumerate(left)]
+    return replace(draw, groups=numbered, samples=samples, scores=draw.scores[~draw.failed], failed=None)
 
 
 def prompts_of(config: OnlineConfig, room: Room) -> Encoded:
@@ -252,6 +304,7 @@ def health(experience: Experience) -> dict[str, float]:
         "reward/score_sd": float(experience.scores.std(correction=0)),
         "kl/k3": float(k3(experience.behaviour_logprobs, experience.ref_logprobs, experience.mask).sum(1).mean()),
         "policy/sampler_gap": experience.sampler_gap,
+        **experience.told,
     }
 
 

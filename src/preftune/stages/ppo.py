@@ -3,7 +3,7 @@
     the policy starts from `model`; the reference is that start; the critic starts from the reward model
     for each step:
         sample samples_per_prompt completions of prompts_per_step prompts from the policy (temperature, no top-k, no top-p)
-        score each with the reward model, in sd of the reference's own scores; one that did not end by itself gets no_eos_score
+        score each by the reward model and any other `rewards`, in sd of the reference's own scores; one without an end gets no_eos_score
         rewards   = − kl_coef (log π − log ref) on every token, + the score on the last          Ziegler et al. 1909.08593, eq. 2
         advantages, returns = GAE(rewards, values); advantages whitened over all tokens          Schulman et al. 1506.02438
         for each epoch, for each minibatch (shuffled by the seed):
@@ -37,8 +37,8 @@ from preftune.losses.policy import clip_fraction, clipped_surrogate, clipped_val
 from preftune.losses.reduce import masked_mean, to_sequences
 from preftune.manifest import disk_errors
 from preftune.models.adapter import add_adapter, trainable
-from preftune.models.heads import load_reward_model, scalar_head, token_values
-from preftune.models.load import batch_logprobs, device_of, find
+from preftune.models.heads import load_reward_model, scalar_head, token_values, with_scalar_head
+from preftune.models.load import batch_logprobs, device_of, find, load_causal_lm, load_tokenizer
 from preftune.progress import Progress, Silent
 from preftune.stages.common import Room, finish, open_room, resolved, save_policy, start
 from preftune.stages.experience import (
@@ -49,6 +49,7 @@ from preftune.stages.experience import (
     health,
     insist_on_ratio_1,
     keep_samples,
+    learnable,
     learned_tokens,
     means,
     minibatches,
@@ -124,8 +125,8 @@ class _Learner:
 
     def __init__(self, config: PPOConfig, room: Room, progress: Progress) -> None:
         self.config, self.room = config, room
-        self.rollouts = Rollouts(config, room)
-        self.critic = _critic_of(find(config.reward_model, room.project), config, device_of(room.model))
+        self.rollouts = Rollouts(config, room, progress)
+        self.critic = _critic_of(find(config.reward_model, room.project), config, room)
         self.policy_optimiser, self.critic_optimiser = adamw(room.model, eps=1e-5), adamw(self.critic, eps=1e-5)
         progress.note(
             f"policy: {room.trained_parameters:,} trained parameters; critic: {sum(p.numel() for p in trainable(self.critic).values()):,}"
@@ -134,7 +135,8 @@ class _Learner:
     def sample(self, groups: list[Group], step: int, state: dict[str, Any]) -> Batch:
         """Sample, score and weigh one step's completions."""
         config = self.config
-        experience = self.rollouts.measure(self.rollouts.draw(groups, step, state), f"PPO step {step + 1}")
+        draw = learnable(self.rollouts.draw(groups, step, state))
+        experience = self.rollouts.measure(draw, f"PPO step {step + 1}")
         logprobs, mask = experience.behaviour_logprobs, experience.mask
         values, _ = self.rollouts.table(lambda b: token_values(self.critic, b), experience.groups)
         rewards = token_rewards(logprobs, experience.ref_logprobs, experience.scores, mask, kl_coef=state["kl_coef"])
@@ -203,8 +205,12 @@ class _Learner:
         return optimise(self.config, groups, count=learned_tokens, loss=loss, model=model, optimiser=optimiser, lr=lr, where=where)
 
 
-def _critic_of(reward_path: Path, config: PPOConfig, device: torch.device) -> nn.Module:
-    critic = load_reward_model(reward_path, device=device)
+def _critic_of(reward_path: Path, config: PPOConfig, room: Room) -> nn.Module:
+    device = device_of(room.model)
+    if load_tokenizer(reward_path).get_vocab() == room.renderer.tokenizer.get_vocab():
+        critic = load_reward_model(reward_path, device=device)
+    else:  # it reads other tokens, and a critic must read the policy's
+        critic = with_scalar_head(load_causal_lm(room.base, device=device), seed=config.seed)
     old = scalar_head(critic)
     # The reward model's body, but a head of zeros: the reward's own head means something on the last token alone, and on the
     # others it is wilder than the returns (explained variance −9 on the sample), so that its advantages are noise. Zero is the mean

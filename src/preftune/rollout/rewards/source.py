@@ -79,7 +79,7 @@ class RewardSource(Config):
     """One reward: where it comes from (exactly one of model, function, rule and judge) and what it weighs."""
 
     model: str | tuple[str, ...] | None = Field(
-        None, description="run of preftune train reward, in sd of its training answers; several are an ensemble"
+        None, description="run of preftune train reward (in sd of its training answers) or dpo; several are an ensemble"
     )
     function: str | None = Field(None, description='Python "file.py:name", called with lists: prompts, completions, facts; as it returns')
     rule: Literal["style", "tests", "length"] | None = Field(

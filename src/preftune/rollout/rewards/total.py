@@ -189,7 +189,8 @@ def resolve_sources(sources: Sequence[RewardSource], project: Path) -> tuple[tup
     Raises ConfigError where one is not there. Of a function its own file is hashed, not what that imports.
     """
     insist_on_names(sources)
-    found, hashes = [], {}
+    found: list[RewardSource] = []
+    hashes: dict[str, str] = {}
     for number, source in enumerate(sources):
         key = f"rewards.{number}"
         if source.models:
