@@ -45,6 +45,24 @@ def test_it_gives_what_peft_gives(bias: bool, shape: tuple[int, ...]) -> None:
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
+def test_several_adapters_at_once_give_what_peft_gives() -> None:
+    x = torch.randn(2, 3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    pair = layers()
+    torch.manual_seed(1)
+    values = [torch.randn(3, 6, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)]
+    for layer in pair:
+        layer.update_layer("second", r=3, lora_alpha=5, config=LoraConfig(r=3, lora_alpha=5))
+        layer.set_adapter(["default", "second"])
+        layer.double()
+        with torch.no_grad():
+            layer.lora_A["second"].weight.copy_(values[0])
+            layer.lora_B["second"].weight.copy_(values[1])
+    ours, peers = (gradients(layer, x) for layer in pair)
+    assert len(ours) == len(peers) == 6
+    for a, b in zip(ours, peers, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
 def test_its_gradient_is_that_of_finite_differences() -> None:
     ours, _ = layers()
     x = torch.randn(3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2), requires_grad=True)

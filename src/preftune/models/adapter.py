@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -106,8 +106,24 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
     """Run the model as it was before training: the reference costs nothing."""
     if not isinstance(model, PeftModel):
         raise TypeError("adapter_off needs a model with an adapter")
-    with model.disable_adapter():
+    with kept_as_trained(model), model.disable_adapter():
         yield
+
+
+@contextmanager
+def kept_as_trained(model: nn.Module) -> Iterator[Callable[[], None]]:
+    """Undo at the end, and whenever the yielded function is called, what peft does to requires_grad as adapters are switched."""
+    trained = {id(p) for p in model.parameters() if p.requires_grad}
+
+    def keep() -> None:
+        for parameter in before:
+            parameter.requires_grad_(id(parameter) in trained)
+
+    before = list(model.parameters())
+    try:
+        yield keep
+    finally:
+        keep()
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:

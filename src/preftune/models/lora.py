@@ -18,27 +18,33 @@ class LoraLinear(Linear):
 
         Source: Hu et al. 2106.09685, eq. 3.
         """
-        name = self._plain_update(x)
-        if name is None or args or kwargs:
+        names = self._plain_updates(x)
+        if not names or args or kwargs:
             out: Tensor = super().forward(x, *args, **kwargs)
             return out
         base: Any = self.base_layer
-        updated: Tensor = _Updated.apply(  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            x, base.weight, base.bias, self.lora_A[name].weight, self.lora_B[name].weight, float(self.scaling[name])
-        )
+        if len(names) == 1:
+            a, b, scaling = self.lora_A[names[0]].weight, self.lora_B[names[0]].weight, float(self.scaling[names[0]])
+        else:  # a sum of updates is one of the rank of all
+            a, scaling = torch.cat([self.lora_A[name].weight for name in names]), 1.0
+            b = torch.cat([self.lora_B[name].weight * float(self.scaling[name]) for name in names], dim=1)
+        updated: Tensor = _Updated.apply(x, base.weight, base.bias, a, b, scaling)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return updated
 
-    def _plain_update(self, x: Tensor) -> str | None:
-        # The one active adapter, if it is a plain one without dropout and all is of one type; else peft's own way.
+    def _plain_updates(self, x: Tensor) -> list[str]:
+        # The active adapters, if they are plain ones without dropout and all is of one type; else none: peft's own way.
         active = [name for name in self.active_adapters if name in self.lora_A]
-        if self.disable_adapters or self.merged or len(active) != 1 or active[0] in self.lora_variant:
-            return None
-        name = active[0]
+        if self.disable_adapters or self.merged or any(name in self.lora_variant for name in active):
+            return []
         base: Any = self.base_layer
-        same = x.dtype == base.weight.dtype == self.lora_A[name].weight.dtype
         frozen = not base.weight.requires_grad and (base.bias is None or not base.bias.requires_grad)
-        plain = isinstance(self.lora_dropout[name], nn.Identity) and self.lora_B[name].bias is None
-        return name if same and frozen and plain and not torch.is_autocast_enabled(x.device.type) else None
+        plain = all(
+            x.dtype == base.weight.dtype == self.lora_A[name].weight.dtype
+            and isinstance(self.lora_dropout[name], nn.Identity)
+            and self.lora_B[name].bias is None
+            for name in active
+        )
+        return active if frozen and plain and not torch.is_autocast_enabled(x.device.type) else []
 
 
 class _Updated(torch.autograd.Function):
