@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from preftune.errors import ShapeError
-from preftune.losses.advantages import explained_variance, gae, last_token, token_rewards, whiten
+from preftune.losses.advantages import explained_variance, gae, last_token, scale_around_mean, token_rewards, whiten
 
 LOGPROBS = torch.tensor([[-1.0, -0.5, -0.2]], dtype=torch.float64)
 REF = torch.tensor([[-1.2, -0.4, -0.6]], dtype=torch.float64)
@@ -83,6 +83,14 @@ def test_whitened_values_are_centred_with_spread_one():
     white = whiten(values, mask)[mask].tolist()
     assert statistics.fmean(white) == pytest.approx(0, abs=1e-9)
     assert statistics.pstdev(white) == pytest.approx(1, abs=1e-6)
+
+
+def test_rewards_that_are_scaled_keep_their_mean():
+    rewards = torch.tensor([[3.0, 5.0, 99.0], [7.0, 9.0, 99.0]], dtype=torch.float64)
+    mask = torch.tensor([[True, True, False], [True, True, False]])
+    scaled = scale_around_mean(rewards, mask)  # mean 6, sd √5
+    assert scaled[mask].tolist() == pytest.approx([6 - 3 / 5**0.5, 6 - 1 / 5**0.5, 6 + 1 / 5**0.5, 6 + 3 / 5**0.5], abs=1e-7)
+    assert scaled[:, 2].tolist() == [0, 0]
 
 
 def test_equal_advantages_and_a_batch_that_counts_nothing_whiten_to_zero():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from preftune.errors import ShapeError
-from preftune.losses.kl import adapt_kl_coef, k1, k3
+from preftune.losses.kl import adapt_kl_coef, k1, k2, k3
 
 POLICY = torch.tensor([[0.5, 0.3, 0.2]], dtype=torch.float64)
 REFERENCE = torch.tensor([[0.4, 0.4, 0.2]], dtype=torch.float64)
@@ -25,6 +25,12 @@ def test_both_estimators_by_hand():
         assert float((POLICY * (estimator - mean) ** 2).sum().sqrt()) == pytest.approx(spread, abs=1e-6)
 
 
+def test_k2_by_hand_is_biased_and_never_negative():
+    second = k2(POLICY.log(), REFERENCE.log(), ALL)
+    assert second.tolist()[0] == pytest.approx([0.024896, 0.041380, 0], abs=1e-6)
+    assert float((POLICY * second).sum()) == pytest.approx(0.024862, abs=1e-6)  # the KL is 0.025267
+
+
 def expected_slope(weigh) -> list[float]:
     """The gradient of the policy's logits of E[…] with the tokens drawn from the policy, all three enumerated."""
     logits = POLICY.log().clone().requires_grad_()
@@ -38,7 +44,18 @@ def test_detached_in_the_reward_k1_gives_the_gradient_of_the_kl():
     assert slope == pytest.approx([0.098938, -0.093885, -0.005053], abs=1e-6)
 
 
-def test_as_a_loss_neither_estimator_gives_it_which_is_why_they_are_detached():
+def test_detached_in_the_reward_k2_and_k3_aim_at_something_else():
+    right = expected_slope(lambda logprobs: k1(logprobs, REFERENCE.log(), ALL).detach() * logprobs)
+    for estimator in (k2, k3):
+        slope = expected_slope(lambda logprobs, f=estimator: f(logprobs, REFERENCE.log(), ALL).detach() * logprobs)
+        assert sum(a * b for a, b in zip(slope, right, strict=True)) < 0  # the other way, here
+
+
+def test_as_a_loss_k2_gives_the_gradient_of_the_kl():
+    assert expected_slope(lambda logprobs: k2(logprobs, REFERENCE.log(), ALL)) == pytest.approx([0.098938, -0.093885, -0.005053], abs=1e-6)
+
+
+def test_as_a_loss_neither_of_the_unbiased_ones_gives_it_which_is_why_they_are_detached():
     assert expected_slope(lambda logprobs: k1(logprobs, REFERENCE.log(), ALL)) == pytest.approx([0, 0, 0], abs=1e-9)
     assert expected_slope(lambda logprobs: k3(logprobs, REFERENCE.log(), ALL)) == pytest.approx([0.1, -0.1, 0], abs=1e-9)
 
@@ -52,7 +69,7 @@ def test_the_slopes_are_those_of_central_differences():
     logprobs = torch.randn(2, 4, generator=torch.Generator().manual_seed(7), dtype=torch.float64).requires_grad_()
     reference = torch.randn(2, 4, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
     mask = torch.tensor([[True, True, False, True], [False] * 4])
-    for estimator in (k1, k3):
+    for estimator in (k1, k2, k3):
         assert torch.autograd.gradcheck(lambda x, f=estimator: f(x, reference, mask), [logprobs])
 
 

@@ -9,7 +9,7 @@ import torch
 
 from preftune.errors import ShapeError
 from preftune.losses.kl import k3
-from preftune.losses.policy import clip_fraction, clipped_surrogate, clipped_value_loss, policy_ratio
+from preftune.losses.policy import clip_fraction, clipped_surrogate, clipped_value_loss, policy_ratio, value_loss
 from preftune.losses.reduce import masked_mean
 from preftune.training.step import mean_metric
 
@@ -66,6 +66,15 @@ def test_the_value_loss_by_hand():
     losses = clipped_value_loss(values, old, returns, ALL, clip_range=0.2)
     assert losses.tolist()[0] == pytest.approx([0.125, 0.00125, 0.045], abs=1e-9)
     assert float(masked_mean(losses, ALL)) == pytest.approx(0.057083, abs=1e-6)
+
+
+def test_the_value_loss_without_a_clip_is_half_the_squared_error_and_never_more_than_with_one():
+    values, old, returns = row(0.7, 0.45, 0.6), row(0.3, 0.5, 0.7), row(1, 0.4, 0.9)
+    losses = value_loss(values, returns, ALL)
+    assert losses.tolist()[0] == pytest.approx([0.045, 0.00125, 0.045], abs=1e-9)
+    assert bool((losses <= clipped_value_loss(values, old, returns, ALL, clip_range=0.2)).all())
+    assert value_loss(values, returns, torch.tensor([[True, False, True]]))[0, 1] == 0
+    assert torch.equal(clipped_value_loss(values, old, returns, ALL, clip_range=1e9), losses)
 
 
 def test_the_slope_of_the_surrogate_is_that_of_central_differences_beside_each_kink():

@@ -1,7 +1,8 @@
 """Estimators of KL(policy‖reference) from sampled tokens (Schulman's note "Approximating KL divergence", 2020).
 
-As a *reward* (detached) k1 is the right one. As a *loss* none of them, token by token, pulls where one expects: k1's expected
-gradient is 0 and k3's is that of the other direction. They are used detached here, for rewards and for the panel.
+As a *reward* (detached) k1 is the right one: its policy gradient is that of the KL; k2 and k3 there aim at something else. As a *loss*
+k1's expected gradient is 0, k2's is that of the KL and k3's that of the other direction, KL(reference‖policy). Token by token even k2
+forgets what a token does to the later ones.
 """
 
 from __future__ import annotations
@@ -16,6 +17,11 @@ def k1(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> Tensor:
     """Return log π − log ref of each token, nats, [S, N]: unbiased, of any sign; 0 where mask is False."""
     check_shapes("S N", logprobs=logprobs, ref_logprobs=ref_logprobs, mask=mask)
     return torch.where(mask, logprobs - ref_logprobs, 0.0)
+
+
+def k2(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> Tensor:
+    """Return u²/2 with u = log π − log ref of each token, nats, [S, N]: never negative and biased, but its slope is the KL's."""
+    return 0.5 * k1(logprobs, ref_logprobs, mask) ** 2
 
 
 def k3(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> Tensor:

@@ -27,6 +27,15 @@ def clipped_surrogate(logprobs: Tensor, behaviour_logprobs: Tensor, advantages: 
     return torch.where(mask, torch.maximum(-advantages * ratio, -advantages * clipped), 0.0)
 
 
+def value_loss(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+    """Return ½ (V−R)², the loss of each token, [S, N]: `clipped_value_loss` without a clip.
+
+    Source: Schulman et al. 1707.06347, eq. 9, with c₁ = ½. Differs: none.
+    """
+    check_shapes("S N", values=values, returns=returns, mask=mask)
+    return 0.5 * torch.where(mask, values - returns, 0.0) ** 2
+
+
 def clipped_value_loss(values: Tensor, behaviour_values: Tensor, returns: Tensor, mask: Tensor, *, clip_range: float) -> Tensor:
     """Return ½ max((V−R)², (clip(V, V_old ± ε) − R)²), the loss of each token, [S, N].
 

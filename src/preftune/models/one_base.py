@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PretrainedConfig
@@ -70,7 +70,8 @@ class Role(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The base's."""
-        return unwrap(self._shared[0]).dtype
+        dtype: torch.dtype = unwrap(self._shared[0]).dtype
+        return dtype
 
 
 def _weights_of(shared: PeftModel, adapter: str | None) -> dict[str, nn.Parameter]:
@@ -108,13 +109,13 @@ def reward_role(shared: PeftModel, adapter_folder: Path) -> Role:
     """
     with kept_as_trained(shared):
         shared.load_adapter(str(adapter_folder), REWARD, is_trainable=False)
-    weights = _weights_of(shared, REWARD)
-    found, expected = load_file(adapter_folder / WEIGHTS), {name.replace(f".{REWARD}.", ".").removesuffix(f".{REWARD}") for name in weights}
-    if found.keys() != expected:
-        lost = sorted(expected ^ found.keys())[0]
-        raise ModelError(f'the reward model\'s adapter does not fit: "{lost}" is on one side only', str(adapter_folder), "Train it anew.")
-    for parameter in weights.values():
-        parameter.requires_grad_(False)
+    found, expected = (
+        load_file(adapter_folder / WEIGHTS),
+        get_peft_model_state_dict(shared, adapter_name=REWARD, save_embedding_layers=False),
+    )
+    if found.keys() != expected.keys():
+        what = f'the reward model\'s adapter does not fit: "{sorted(expected.keys() ^ found.keys())[0]}" is on one side only'
+        raise ModelError(what, str(adapter_folder), "Train the reward model anew.")
     saved = load_file(adapter_folder / HEAD)
     head = nn.Linear(saved["weight"].shape[1], len(saved["weight"]), bias="bias" in saved, device=next(shared.parameters()).device)
     head.load_state_dict(saved)
