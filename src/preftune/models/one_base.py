@@ -25,6 +25,7 @@ from preftune.models.adapter import kept_as_trained
 from preftune.models.load import unwrap
 
 POLICY, REWARD, CRITIC = "default", "reward", "critic"  # adapters; peft's own name for the first
+ON_BASE = "on_base"  # folder of a reward run that holds its adapter and head, beside the whole model
 HEAD = "head.safetensors"  # of a reward model, beside its adapter
 WEIGHTS = "adapter_model.safetensors"
 

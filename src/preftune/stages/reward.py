@@ -30,7 +30,7 @@ from preftune.losses.reward import accuracy, bradley_terry, centring
 from preftune.models.adapter import merge_in_place, trainable
 from preftune.models.heads import end_scores, load_reward_model, save_reward_model, scalar_head, with_scalar_head
 from preftune.models.load import forget_weights, name_in, unwrap
-from preftune.models.one_base import save_head
+from preftune.models.one_base import ON_BASE, save_head
 from preftune.progress import Progress, Silent
 from preftune.rollout.score import score
 from preftune.stages.common import (
@@ -190,8 +190,8 @@ def _save(room: Room, policy: nn.Module, folder: Path, probes: list[Group], *, m
     # Merged and whole, so that the head and every weight travel together; then read back, in place of what was saved, and compared.
     before = score_groups(room, probes, 1 << 20)
     if hasattr(policy, "peft_config"):  # the same once more in small: PPO can put it on a base that it has in memory already
-        save_adapter(policy, folder / "adapter", base=name_in(room.base, room.project))
-        save_head(scalar_head(room.model), folder / "adapter")
+        save_adapter(policy, folder / ON_BASE, base=name_in(room.base, room.project))
+        save_head(scalar_head(room.model), folder / ON_BASE)
     merge_in_place(policy)  # the backbone is shared with the reward model
     whole = unwrap(room.model)
     save_reward_model(whole, room.renderer, folder / "model", mean=mean, deviation=deviation)

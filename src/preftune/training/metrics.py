@@ -29,6 +29,8 @@ METRICS = {
     "length/rejected": "DPO: mean length of the step's rejected answers, tokens.",
     "length/completion": "Mean length of the answers, tokens. In PPO: growth without better style is a sign of reward hacking.",
     "length/finished": "PPO: share of the samples that ended by themselves. Should stay near 1.",
+    "text/repetition": "PPO, RLOO, GRPO: share of an answer's runs of four tokens that came before in it. A rise is collapse.",
+    "text/distinct": "PPO, RLOO, GRPO: share of the step's samples that differ from all others. Falling: one answer to everything.",
     "reward/score": "PPO: mean score of the samples, in standard deviations of the start's own scores. Should rise.",
     "reward/score_sd": "PPO: spread of the scores of one step's samples. Near 0: the samples have become alike (collapse).",
     "reward/part/NAME": "PPO with several rewards: mean of the one called NAME, before its weight. One that rises alone is being gamed.",
