@@ -131,7 +131,7 @@ def test_the_slopes_are_those_of_central_differences(shape):
 
 def test_the_entropy_is_the_one_that_is_made_beside_the_log_probs():
     hidden, head = case(1, {"bias": True, "softcap": 3.0})
-    _, beside = token_logprobs(hidden, head, BATCH.ids, PARENT, MASK, **SETTINGS)
+    _, beside = token_logprobs(hidden, head, BATCH.ids, PARENT, MASK, temperature=SETTINGS["temperature"], block=2)
     torch.testing.assert_close(token_entropy(hidden, head, PARENT, MASK, **SETTINGS), beside, rtol=0, atol=1e-12)
 
 

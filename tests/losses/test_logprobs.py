@@ -23,7 +23,7 @@ def both_ways(group: Group, temperature: float = 1.0) -> list[torch.Tensor]:
     """The log-probs from whole logits, and from the same logits as hidden states of a head that changes nothing."""
     batch = collate([group], 0)
     places = (batch.ids, batch.parent, batch.completion_mask)
-    chunked, _ = token_logprobs(LOGITS, IDENTITY, *places, temperature=temperature, chunk_tokens=2)
+    chunked, _ = token_logprobs(LOGITS, IDENTITY, *places, temperature=temperature, block=2)
     return [logprobs_from_logits(LOGITS, *places, temperature=temperature), chunked]
 
 
@@ -47,10 +47,10 @@ def test_the_temperature_divides_the_logits():
 
 def test_the_entropy_is_that_of_the_distribution_that_the_token_was_drawn_from():
     batch = collate([WHOLE], 0)
-    _, entropy = token_logprobs(LOGITS, IDENTITY, batch.ids, batch.parent, batch.completion_mask, temperature=1.0, chunk_tokens=8)
+    _, entropy = token_logprobs(LOGITS, IDENTITY, batch.ids, batch.parent, batch.completion_mask, temperature=1.0, block=8)
     assert entropy[0, 0] == 0
     assert float(entropy[0, 1]) == pytest.approx(0.832396, abs=1e-6)
-    _, hot = token_logprobs(LOGITS, IDENTITY, batch.ids, batch.parent, batch.completion_mask, temperature=1e6, chunk_tokens=8)
+    _, hot = token_logprobs(LOGITS, IDENTITY, batch.ids, batch.parent, batch.completion_mask, temperature=1e6, block=8)
     assert hot[0, 1:].tolist() == pytest.approx([math.log(3)] * 3, abs=1e-6)
 
 
@@ -82,7 +82,7 @@ HEADS = pytest.mark.parametrize(("bias", "softcap", "scale"), [(False, None, 1.0
 def test_chunks_of_any_size_equal_a_slow_loop(bias, softcap, scale, chunk):
     batch, hidden, weight, offset = random_case(bias=bias)
     head = Head(weight, offset, softcap=softcap, scale=scale)
-    values, entropy = token_logprobs(hidden, head, batch.ids, batch.parent, batch.completion_mask, temperature=0.7, chunk_tokens=chunk)
+    values, entropy = token_logprobs(hidden, head, batch.ids, batch.parent, batch.completion_mask, temperature=0.7, block=chunk)
     settings = {"softcap": softcap, "scale": scale, "temperature": 0.7}
     for row, column in torch.cartesian_prod(torch.arange(values.shape[0]), torch.arange(values.shape[1])).tolist():
         if not batch.completion_mask[row, column]:
@@ -101,7 +101,7 @@ def test_the_gradient_is_that_of_central_differences(bias, softcap, scale, chunk
 
     def compute(hidden, weight, *offset):
         head = Head(weight, offset[0] if offset else None, softcap=softcap, scale=scale)
-        return token_logprobs(hidden, head, batch.ids, batch.parent, batch.completion_mask, temperature=0.7, chunk_tokens=chunk)[0]
+        return token_logprobs(hidden, head, batch.ids, batch.parent, batch.completion_mask, temperature=0.7, block=chunk)[0]
 
     inputs = [x.requires_grad_() for x in (hidden, weight, offset) if x is not None]
     assert torch.autograd.gradcheck(compute, inputs, eps=1e-6, atol=1e-8, rtol=1e-6)
@@ -115,7 +115,7 @@ def test_a_frozen_head_gets_no_gradient_and_the_hidden_states_the_same(shape):
         hidden.requires_grad_()
         weight.requires_grad_(not frozen)
         head = Head(weight, **shape)
-        values, _ = token_logprobs(hidden, head, batch.ids, batch.parent, batch.completion_mask, temperature=0.7, chunk_tokens=2)
+        values, _ = token_logprobs(hidden, head, batch.ids, batch.parent, batch.completion_mask, temperature=0.7, block=2)
         (values * torch.arange(values.numel()).reshape(values.shape)).sum().backward()
         slopes.append(hidden.grad)
         assert (weight.grad is None) == frozen
@@ -123,10 +123,30 @@ def test_a_frozen_head_gets_no_gradient_and_the_hidden_states_the_same(shape):
     torch.testing.assert_close(*slopes, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_logits_of_any_size_overflow_nowhere_and_blocks_of_the_vocabulary_may_rise_or_fall(frozen):
+    # exp(900) is no number in float64: what was summed before a larger logit came has to be scaled down, and its pull with it.
+    batch, hidden, weight, _ = random_case(bias=False)
+    for order in (range(7), reversed(range(7))):
+        steep = (weight + 300.0 * torch.tensor(list(order), dtype=torch.float64)[:, None] * hidden[0, 1]).requires_grad_(not frozen)
+        places = (batch.ids, batch.parent, batch.completion_mask)
+        slopes = []
+        for compute in ("plain", "blocks"):
+            states = hidden.clone().requires_grad_()
+            if compute == "plain":
+                values = logprobs_from_logits(states @ steep.T, *places, temperature=1.0)
+            else:
+                values, entropy = token_logprobs(states, Head(steep), *places, temperature=1.0, block=1)
+                assert torch.isfinite(entropy).all()
+            values.sum().backward()
+            slopes += [values.detach(), states.grad]
+        torch.testing.assert_close(slopes[2:], slopes[:2], rtol=1e-10, atol=1e-10)
+
+
 def test_frozen_hidden_states_leave_the_head_its_gradient():
     batch, hidden, weight, offset = random_case(bias=True)
     head = Head(weight.requires_grad_(), offset.requires_grad_())
-    values, _ = token_logprobs(hidden, head, batch.ids, batch.parent, batch.completion_mask, temperature=1.0, chunk_tokens=2)
+    values, _ = token_logprobs(hidden, head, batch.ids, batch.parent, batch.completion_mask, temperature=1.0, block=2)
     values.sum().backward()
     # Over the vocabulary the pull on the logits sums to nothing: what one token gains the others lose.
     assert float(offset.grad.sum()) == pytest.approx(0, abs=1e-12)
@@ -137,7 +157,7 @@ def test_narrow_weights_give_log_probs_in_float32():
     batch, hidden, weight, _ = random_case(bias=False, dtype=torch.bfloat16)
     head = Head(weight.requires_grad_())
     values, entropy = token_logprobs(
-        hidden.requires_grad_(), head, batch.ids, batch.parent, batch.completion_mask, temperature=1.0, chunk_tokens=2
+        hidden.requires_grad_(), head, batch.ids, batch.parent, batch.completion_mask, temperature=1.0, block=2
     )
     values.sum().backward()
     assert values.dtype == entropy.dtype == torch.float32
@@ -147,7 +167,7 @@ def test_narrow_weights_give_log_probs_in_float32():
     one = torch.zeros(7, 7, 4, dtype=torch.bfloat16) + hidden[0, 0].detach()
     mask = torch.zeros(7, 7, dtype=torch.bool)
     mask[:, 1] = True
-    every, _ = token_logprobs(one, head, ids, torch.zeros(7, 7, dtype=torch.long), mask, temperature=1.0, chunk_tokens=100)
+    every, _ = token_logprobs(one, head, ids, torch.zeros(7, 7, dtype=torch.long), mask, temperature=1.0, block=100)
     assert float(every[:, 1].detach().exp().sum()) == pytest.approx(1, abs=1e-6)
 
 
@@ -155,7 +175,7 @@ def test_a_batch_that_counts_nothing_is_zero_with_zero_gradient():
     batch, hidden, weight, _ = random_case(bias=False)
     nothing = torch.zeros_like(batch.completion_mask)
     head = Head(weight.requires_grad_())
-    values, entropy = token_logprobs(hidden.requires_grad_(), head, batch.ids, batch.parent, nothing, temperature=1.0, chunk_tokens=2)
+    values, entropy = token_logprobs(hidden.requires_grad_(), head, batch.ids, batch.parent, nothing, temperature=1.0, block=2)
     values.sum().backward()
     assert float(values.detach().abs().sum()) == float(entropy.abs().sum()) == 0
     assert float(hidden.grad.abs().sum()) == float(weight.grad.abs().sum()) == 0
@@ -174,9 +194,9 @@ def test_tensors_of_different_lengths_are_refused():
     batch, hidden, weight, _ = random_case(bias=False)
     head, mask = Head(weight), batch.completion_mask
     with pytest.raises(ShapeError, match=r"ids is \[2, 7\] but mask is \[2, 6\]"):
-        token_logprobs(hidden, head, batch.ids, batch.parent, mask[:, 1:], temperature=1.0, chunk_tokens=2)
+        token_logprobs(hidden, head, batch.ids, batch.parent, mask[:, 1:], temperature=1.0, block=2)
     with pytest.raises(ShapeError, match=r"hidden is \[2, 6, 4\] but ids is \[2, 7\]"):
-        token_logprobs(hidden[:, 1:], head, batch.ids, batch.parent, mask, temperature=1.0, chunk_tokens=2)
+        token_logprobs(hidden[:, 1:], head, batch.ids, batch.parent, mask, temperature=1.0, block=2)
     with pytest.raises(ShapeError, match=r"parent is \[2, 7\] but hidden is \[2, 6\]"):
         predicting(hidden[:, 1:], batch.parent, mask)
     with pytest.raises(ShapeError, match=r"ids is \[2, 7\] but parent is \[2, 6\]"):

@@ -127,7 +127,8 @@ def test_more_padding_and_other_padding_change_nothing(model, tree):
         alone = score(model, collate(GROUPS, PAD, tree=tree))
         padded = score(model, collate([*GROUPS, longer], PAD, tree=tree))[: len(alone)]
         other = score(model, collate([*GROUPS, longer], 7, tree=tree))[: len(alone)]
-    torch.testing.assert_close(padded, alone, rtol=0, atol=1e-5)
+    # A sum of a hundred nats is kept to 8e-6 in float32, and wider rows are multiplied in another order.
+    torch.testing.assert_close(padded, alone, rtol=2e-7, atol=1e-5)
     assert torch.equal(padded, other)
 
 

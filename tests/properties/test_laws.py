@@ -257,7 +257,7 @@ def test_hidden_states_that_predict_nothing_have_no_slope_not_even_nan(hole):
     predicts[rows, batch.parent[rows, places]] = True
     hidden = draws(2, *batch.ids.shape, 3)[0].masked_fill(predicts.logical_not()[..., None], hole).requires_grad_()
     weight = draws(3, 6, 3)[0].requires_grad_()
-    values, _ = token_logprobs(hidden, Head(weight), batch.ids, batch.parent, batch.completion_mask, temperature=1.0, chunk_tokens=2)
+    values, _ = token_logprobs(hidden, Head(weight), batch.ids, batch.parent, batch.completion_mask, temperature=1.0, block=2)
     values.sum().backward()
     assert bool(values.isfinite().all() and weight.grad.isfinite().all())
     assert float(hidden.grad[predicts.logical_not()].abs().sum()) == 0
@@ -272,7 +272,7 @@ def test_the_slope_of_the_whole_chain_from_hidden_states_to_the_divided_loss_is_
     old, advantages = (d[:, :3] for d in draws(6, 2, 3, count=2))
 
     def chain(hidden: Tensor, weight: Tensor) -> Tensor:
-        logprobs, _ = token_logprobs(hidden, Head(weight), batch.ids, batch.parent, batch.completion_mask, temperature=0.8, chunk_tokens=3)
+        logprobs, _ = token_logprobs(hidden, Head(weight), batch.ids, batch.parent, batch.completion_mask, temperature=0.8, block=3)
         new, mask = to_sequences(logprobs, batch.sequence, batch.num_sequences)
         return weighted_sum(clipped_surrogate(new, old - 2, advantages, mask, clip_range=0.2), mask.double()) / mask.sum()
 

@@ -20,6 +20,26 @@ def test_the_first_step_with_a_tiny_gradient_is_what_torchs_eps_makes_it():
     assert before - model.weight.item() == pytest.approx(0.090909, abs=1e-6)
 
 
+def test_the_steps_are_those_of_torchs_plain_loop():
+    models = [nn.Linear(4, 3, dtype=torch.float64) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    ours, plain = adamw(models[0], weight_decay=0.1), torch.optim.AdamW(models[1].parameters(), weight_decay=0.1, foreach=False)
+    plain.param_groups[0]["params"].pop()  # the bias, which does not decay
+    plain.add_param_group({"params": [models[1].bias], "weight_decay": 0.0})
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        for optimiser in (ours, plain):
+            for group in optimiser.param_groups:
+                group["lr"] = 0.01
+        for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True):
+            p.grad = torch.randn(p.shape, dtype=p.dtype, generator=generator)
+            q.grad = p.grad.clone()
+        ours.step()
+        plain.step()
+    for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
+
+
 def test_matrices_decay_and_vectors_do_not():
     model = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}

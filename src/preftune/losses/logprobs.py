@@ -5,6 +5,8 @@ The shift happens here and nowhere else, as a gather by `parent`: the place of t
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,17 +44,23 @@ class Head:
     softcap: float | None = None
     scale: float = 1.0
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Return logits [N, V] of hidden states [N, H], float32 at least."""
-        logits = torch.nn.functional.linear(hidden, self.weight, self.bias)
-        logits = logits.to(_wide(logits.dtype)) * self.scale
+    def logits(self, hidden: Tensor, part: slice = slice(None)) -> Tensor:
+        """Return logits [N, V] of hidden states [N, H], float32 at least. part: of the vocabulary, V of it."""
+        logits = torch.nn.functional.linear(hidden, self.weight[part], None if self.bias is None else self.bias[part])
+        logits = logits.to(_wide(logits.dtype))
+        if self.scale != 1.0:
+            logits = logits * self.scale
         return torch.tanh(logits / self.softcap) * self.softcap if self.softcap else logits
 
 
 class _ChunkedLogProbs(torch.autograd.Function):
+    # The vocabulary is taken a block at a time, all tokens at once: a block's logits stay in the processor's cache through all that is
+    # done with them, and a block of the head's gradient is written once. The softmax over the blocks is the online one of Milakov &
+    # Gimelshein 1805.02867: what was summed so far is scaled when a larger logit comes.
+    #
     # The log-prob of a token is a number, so its gradient to the hidden state is one row [H]: with a frozen head the forward makes
-    # that row while it has the chunk's logits, and backward only scales it. A trained head's gradient sums over tokens with weights
-    # that only backward knows, so there each chunk's logits are made again: one more product with the head buys the memory of [N, V].
+    # that row while it has the block's logits, and backward only scales it. A trained head's gradient sums over tokens with weights
+    # that only backward knows, so there each block's logits are made again: one more product with the head buys the memory of [N, V].
 
     @staticmethod
     def forward(
@@ -63,32 +71,35 @@ class _ChunkedLogProbs(torch.autograd.Function):
         targets: Tensor,
         head: Head,
         temperature: float,
-        chunk: int,
+        block: int,
         learns: bool,
     ) -> tuple[Tensor, Tensor]:
-        out = hidden.new_empty(len(hidden), dtype=_wide(hidden.dtype))
-        entropy, lse = torch.empty_like(out), torch.empty_like(out)
         frozen = learns and not any(ctx.needs_input_grad[1:3])
-        rows = torch.empty_like(hidden) if frozen else None
-        for start in range(0, len(hidden), chunk):
-            part = slice(start, start + chunk)
-            logits = head.logits(hidden[part]) / temperature
-            top = logits.amax(-1)
+        dtype = _wide(hidden.dtype)
+        top = hidden.new_full((len(hidden),), -math.inf, dtype=dtype)
+        total, moment, chosen = (torch.zeros_like(top) for _ in range(3))
+        pull = torch.zeros_like(hidden, dtype=dtype) if frozen else None  # Σ of exp(logit − top) · d logit / d h
+        for part in _blocks(len(weight), block):
+            logits = _tempered(head, hidden, part, temperature)
+            largest = torch.maximum(top, logits.amax(-1))
+            shrink, top = (top - largest).exp_(), largest
             powers = (logits - top[:, None]).exp_()
-            total = powers.sum(-1)
-            lse[part] = top + total.log()
-            out[part] = logits.gather(1, targets[part, None]).squeeze(1) - lse[part]
-            entropy[part] = lse[part] - torch.linalg.vecdot(powers, logits) / total
-            if rows is not None:
-                slopes = _slopes(powers.div_(total[:, None]), logits, targets[part], head, temperature)
-                rows[part] = (slopes.to(weight.dtype) @ weight).to(hidden.dtype)
-        if frozen:
-            ctx.save_for_backward(rows)
+            total = total.mul_(shrink).add_(powers.sum(-1))
+            moment = moment.mul_(shrink).add_(torch.linalg.vecdot(powers, logits))
+            rows, columns = _inside(targets, part)
+            chosen[rows] = logits[rows, columns]
+            if pull is not None:
+                pull.mul_(shrink[:, None]).add_(_through(powers, logits, head, temperature).to(weight.dtype) @ weight[part])
+        lse = top + total.log()
+        if pull is not None:
+            own = _through(torch.ones_like(chosen), chosen, head, temperature)[:, None] * weight[targets]
+            ctx.save_for_backward((own - pull / total[:, None]).to(hidden.dtype))
         else:
             ctx.save_for_backward(hidden, weight, bias, targets, lse)
-        ctx.frozen, ctx.head, ctx.temperature, ctx.chunk = frozen, head, temperature, chunk
+        ctx.frozen, ctx.head, ctx.temperature, ctx.block = frozen, head, temperature, block
+        entropy = lse - moment / total
         ctx.mark_non_differentiable(entropy)
-        return out, entropy
+        return chosen - lse, entropy
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
@@ -96,57 +107,66 @@ class _ChunkedLogProbs(torch.autograd.Function):
             (rows,) = ctx.saved_tensors
             return (rows * grad_out[:, None].to(rows.dtype), *[None] * 7)
         hidden, weight, bias, targets, lse = ctx.saved_tensors
-        head, temperature, chunk = ctx.head, ctx.temperature, ctx.chunk
+        head, temperature = ctx.head, ctx.temperature
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
-        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=_wide(weight.dtype)) if wants_weight else None
-        grad_bias = torch.zeros_like(bias, dtype=_wide(bias.dtype)) if wants_bias else None
-        for start in range(0, len(hidden), chunk):
-            part = slice(start, start + chunk)
-            logits = head.logits(hidden[part]) / temperature
-            probs = (logits - lse[part, None]).exp_()
-            slopes = _slopes(probs, logits, targets[part], head, temperature)
-            grad_logits = slopes.mul_(grad_out[part, None]).to(weight.dtype)
+        grad_hidden = torch.zeros_like(hidden, dtype=_wide(hidden.dtype)) if wants_hidden else None
+        grad_weight = torch.empty_like(weight) if wants_weight else None
+        grad_bias = torch.empty_like(bias) if wants_bias else None
+        for part in _blocks(len(weight), ctx.block):
+            logits = _tempered(head, hidden, part, temperature)
+            slopes = (logits - lse[:, None]).exp_().mul_(-grad_out[:, None])
+            rows, columns = _inside(targets, part)
+            slopes[rows, columns] += grad_out[rows]
+            slopes = _through(slopes, logits, head, temperature).to(weight.dtype)
             if grad_hidden is not None:
-                grad_hidden[part] = (grad_logits @ weight).to(hidden.dtype)
+                grad_hidden += slopes @ weight[part]
             if grad_weight is not None:
-                grad_weight += grad_logits.T @ hidden[part]
+                grad_weight[part] = slopes.T @ hidden
             if grad_bias is not None:
-                grad_bias += grad_logits.sum(0, dtype=grad_bias.dtype)
-        return (
-            grad_hidden,
-            grad_weight.to(weight.dtype) if grad_weight is not None else None,
-            grad_bias.to(bias.dtype) if grad_bias is not None else None,
-            *[None] * 5,
-        )
+                grad_bias[part] = slopes.sum(0, dtype=_wide(slopes.dtype))
+        return grad_hidden.to(hidden.dtype) if grad_hidden is not None else None, grad_weight, grad_bias, *[None] * 5
 
 
-def _slopes(probs: Tensor, logits: Tensor, targets: Tensor, head: Head, temperature: float) -> Tensor:
-    """Return d log-prob / d (h Wᵀ + b), float [n, V], in the memory of probs. logits: [n, V], divided by the temperature."""
-    slopes = probs.neg_()
-    slopes.scatter_add_(1, targets[:, None], torch.ones_like(slopes[:, :1]))
-    slopes *= head.scale / temperature
+def _blocks(vocabulary: int, block: int) -> Iterator[slice]:
+    return (slice(start, min(start + block, vocabulary)) for start in range(0, vocabulary, block))
+
+
+def _inside(targets: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+    """Return which targets lie in this part of the vocabulary, and where in it."""
+    rows = ((targets >= part.start) & (targets < part.stop)).nonzero().squeeze(1)
+    return rows, targets[rows] - part.start
+
+
+def _tempered(head: Head, hidden: Tensor, part: slice, temperature: float) -> Tensor:
+    logits = head.logits(hidden, part)
+    return logits if temperature == 1.0 else logits.div_(temperature)
+
+
+def _through(slopes: Tensor, logits: Tensor, head: Head, temperature: float) -> Tensor:
+    """Return slopes · d logit / d (h Wᵀ + b), in the memory of slopes. logits: as slopes, divided by the temperature."""
+    if head.scale != temperature:
+        slopes *= head.scale / temperature
     if head.softcap:
         slopes *= 1 - (logits * (temperature / head.softcap)) ** 2
     return slopes
 
 
 def token_logprobs(
-    hidden: Tensor, head: Head, ids: Tensor, parent: Tensor, mask: Tensor, *, temperature: float, chunk_tokens: int
+    hidden: Tensor, head: Head, ids: Tensor, parent: Tensor, mask: Tensor, *, temperature: float, block: int
 ) -> tuple[Tensor, Tensor]:
     """Return (logprobs, entropy) of the counted tokens, each [B, T], float32 at least, 0 where mask is False.
 
     hidden: float [B, T, H], the model's last hidden states. ids, parent: int64 [B, T]. mask: bool [B, T], True = counts.
-    temperature: the logits are divided by it, as in sampling. chunk_tokens: rows of logits held at once. Nats. The entropy
-    carries no gradient.
-    Source: log-softmax; chunking as in Hsu et al. 2024 (Liger), here in plain PyTorch. Differs: none.
+    temperature: the logits are divided by it, as in sampling. block: entries of the vocabulary whose logits are held at
+    once, the same for any number of tokens, so that a token's company does not change its sum. Nats. The entropy carries no gradient.
+    Source: log-softmax; chunking after Hsu et al. 2024 (Liger), here in plain PyTorch. Differs: by the vocabulary.
     """
     check_shapes("B T", ids=ids, parent=parent, mask=mask)
     if hidden.shape[:2] != ids.shape:
         raise ShapeError(f"hidden is {list(hidden.shape)} but ids is {list(ids.shape)}; the first two should be equal")
     rows = predicting(hidden, parent, mask)
     values, entropies = _ChunkedLogProbs.apply(  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        rows, head.weight, head.bias, ids[mask], head, temperature, chunk_tokens, torch.is_grad_enabled() and rows.requires_grad
+        rows, head.weight, head.bias, ids[mask], head, temperature, block, torch.is_grad_enabled() and rows.requires_grad
     )
     zeros = torch.zeros(ids.shape, dtype=values.dtype, device=hidden.device)
     return zeros.masked_scatter(mask, values), zeros.masked_scatter(mask, entropies)

@@ -79,10 +79,13 @@ def train_step(
             before = sums.get(name, (0.0, 0.0))
             sums[name] = (before[0] + value, before[1] + weight)
     trained = [p for p in parameters if p.grad is not None]
-    norm = float(torch.nn.utils.clip_grad_norm_(trained, max_grad_norm if max_grad_norm is not None else math.inf))
+    total_norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+    norm = float(total_norm)
     if not math.isfinite(norm):
         names = "; ".join(filter(None, map(name_batch, parts))) or "this batch"
         raise PreftuneError(f"the gradient's norm is {norm} on {names}", where, NOT_FINITE)
+    if max_grad_norm is not None and norm > max_grad_norm:  # else one pass over all gradients is saved
+        torch.nn.utils.clip_grads_with_norm_(trained, max_grad_norm, total_norm)
     for group in optimiser.param_groups:
         group["lr"] = lr
     optimiser.step()
