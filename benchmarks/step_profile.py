@@ -40,7 +40,7 @@ BUDGET = 2048  # the stages' own default
 KINDS = {
     "products": ("mm", "addmm", "bmm", "mv", "linear", "dot"),
     "attention": ("scaled_dot_product",),
-    "optimiser": ("foreach", "adamw", "lerp", "addcdiv", "addcmul", "linalg_vector_norm"),
+    "optimiser": ("fused_adamw", "foreach"),
 }
 
 

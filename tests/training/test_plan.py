@@ -167,7 +167,9 @@ def test_what_backward_keeps_grows_with_the_rows_as_the_plan_says(tiny_folder, k
             groups = [Group(prompt, (tuple(range(third)),) * 2, 0) for prompt in prompts]
             area = area_of(groups, tree=True, apart=True)
             kept = kept_for_backward(lambda groups=groups: compute(groups), model)
-            assert (memory.peak(area) - memory.fixed) / LEAST_FRAGMENTS == pytest.approx(kept, rel=0.2 if area.begun else 0.1)
+            assert (memory.peak(area) - memory.fixed - memory.state) / LEAST_FRAGMENTS == pytest.approx(
+                kept, rel=0.2 if area.begun else 0.1
+            )
 
 
 def test_what_is_held_for_a_layer_that_is_computed_again_is_planned(tiny_folder):

@@ -134,7 +134,9 @@ def test_a_module_that_is_trained_whole_beside_the_adapter_counts_as_it_was_at_t
             if "modules_to_save" in name:
                 parameter.mul_(1.5)
     (tmp_path / CACHE).unlink()
-    assert same(measure(under=adapted), plain)
+    # Its layers are wrapped and so computed in transformers' own way, which rounds otherwise than ours.
+    for found, expected in zip(measure(under=adapted).rows(GROUPS), plain.rows(GROUPS), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
     assert sorted(computed) == [0, 1, 2]
 
 

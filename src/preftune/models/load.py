@@ -27,6 +27,7 @@ from preftune.errors import ModelError
 from preftune.losses.logprobs import Head, token_logprobs
 from preftune.losses.reduce import to_sequences
 from preftune.manifest import MANIFEST, hash_folder, read_manifest
+from preftune.models.lean import lean_layers
 from preftune.tensors import TokenBatch
 
 TEMPLATE = "chat_template.jinja"
@@ -204,6 +205,7 @@ def load_causal_lm(path: Path, *, device: torch.device | None = None, dtype: tor
     if "gguf_file" in extra:
         _forget_quantisation(model)
     loaded: PreTrainedModel = model.to(device).eval()
+    lean_layers(loaded)
     return loaded
 
 

@@ -18,18 +18,24 @@ class LoraLinear(Linear):
 
         Source: Hu et al. 2106.09685, eq. 3.
         """
-        names = self._plain_updates(x)
-        if not names or args or kwargs:
+        update = self.plain_update(x)
+        if update is None or args or kwargs:
             out: Tensor = super().forward(x, *args, **kwargs)
             return out
         base: Any = self.base_layer
-        if len(names) == 1:
-            a, b, scaling = self.lora_A[names[0]].weight, self.lora_B[names[0]].weight, float(self.scaling[names[0]])
-        else:  # a sum of updates is one of the rank of all
-            a, scaling = torch.cat([self.lora_A[name].weight for name in names]), 1.0
-            b = torch.cat([self.lora_B[name].weight * float(self.scaling[name]) for name in names], dim=1)
-        updated: Tensor = _Updated.apply(x, base.weight, base.bias, a, b, scaling)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        updated: Tensor = _Updated.apply(x, base.weight, base.bias, *update)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return updated
+
+    def plain_update(self, x: Tensor) -> tuple[Tensor, Tensor, float] | None:
+        """Return (A, B, scaling) of the update where it is a plain one of x's type; None where peft's own way is due."""
+        names = self._plain_updates(x)
+        if not names:
+            return None
+        if len(names) == 1:
+            return self.lora_A[names[0]].weight, self.lora_B[names[0]].weight, float(self.scaling[names[0]])
+        # A sum of updates is one of the rank of all.
+        scaled = [self.lora_B[name].weight * float(self.scaling[name]) for name in names]
+        return torch.cat([self.lora_A[name].weight for name in names]), torch.cat(scaled, dim=1), 1.0
 
     def _plain_updates(self, x: Tensor) -> list[str]:
         # The active adapters, if they are plain ones without dropout and all is of one type; else none: peft's own way.
