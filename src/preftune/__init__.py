@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from preftune.records import Candidate, Demonstration, Judgement, KWise, Message, Pair, Prompt
     from preftune.release.export import release as release_run
     from preftune.rollout.collect import sample_candidates
+    from preftune.rollout.reward_probes import probe_reward
     from preftune.rollout.sources import SampleSettings
     from preftune.stages.ppo import PPOConfig
     from preftune.stages.ppo import run as train_ppo
@@ -72,6 +73,7 @@ _PUBLIC = {
     "read_manifest": ("manifest", "read_manifest"),
     "Store": ("data.store", "Store"),
     "import_preferences": ("data.importing", "import_preferences"),
+    "probe_reward": ("rollout.reward_probes", "probe_reward"),
     "check_pairs": ("data.checks", "check_pairs"),
     "snapshot": ("data.snapshot", "snapshot"),
     "SFTConfig": ("stages.sft", "SFTConfig"),
@@ -151,6 +153,7 @@ __all__ = [
     "measure_preference",
     "mine",
     "next_pairs",
+    "probe_reward",
     "read_manifest",
     "release_run",
     "run_demo",

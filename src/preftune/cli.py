@@ -29,6 +29,7 @@ from preftune._cli_inputs import (
 from preftune._cli_label import label
 from preftune._cli_mine import mine
 from preftune._cli_output import Json, print_json, print_result, run_app
+from preftune._cli_probe import probe
 from preftune._cli_sample import sample
 from preftune._cli_snapshot import snapshot
 from preftune._cli_tune import scale, tune
@@ -200,6 +201,7 @@ def evaluate(
     print_result(folder, started, f"preftune release {model}", as_json=as_json)
 
 
+app.command()(probe)
 app.command()(tune)
 app.command()(scale)
 

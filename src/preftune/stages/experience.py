@@ -30,6 +30,7 @@ from preftune.models.adapter import adapter_off, trainable
 from preftune.models.load import batch_logprobs, device_of, find, load_causal_lm
 from preftune.progress import Progress
 from preftune.rollout.generate import Sample, generate
+from preftune.rollout.reward_probes import known_findings
 from preftune.rollout.rewards.asking import Ask, facts_of
 from preftune.rollout.rewards.source import RewardSource, with_reward_model
 from preftune.rollout.rewards.total import open_rewards
@@ -126,6 +127,9 @@ class Rollouts:
             run=str(content_seed(config.model_dump_json())),
             facts=self.facts,
         )
+        for name in {name: None for source in self.rewards.sources for name in source.models}:
+            for finding in known_findings(find(name, room.project)):
+                progress.note(f"The reward model {name} {finding}.")
         # Without an adapter to switch off, the reference is a second, frozen copy of the start.
         whole = config.adapter is None
         self.reference = load_causal_lm(find(config.model, room.project), device=device).requires_grad_(False) if whole else None

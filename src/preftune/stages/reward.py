@@ -32,7 +32,8 @@ from preftune.models.heads import end_scores, load_reward_model, save_reward_mod
 from preftune.models.load import forget_weights, name_in, unwrap
 from preftune.models.one_base import ON_BASE, save_head
 from preftune.progress import Progress, Silent
-from preftune.rollout.score import score
+from preftune.rollout.reward_probes import probe_items, probe_scorer
+from preftune.rollout.score import load_scorer, score
 from preftune.stages.common import (
     OfflineConfig,
     Room,
@@ -133,7 +134,19 @@ def run(config: RewardConfig, out: Path = Path("runs"), *, progress: Progress | 
         task.advance()
     _save(room, policy, work.path, encoded.groups[:4], mean=mean, deviation=deviation)
     facts |= {"normalisation": {"mean": mean, "sd": deviation}, "held_out": held_out}
+    facts["probes"] = _probed(work.path / "model", room, progress)
     return finish(room, work, final, loop, encoded, planned, steps=loop.done, **facts)
+
+
+def _probed(model: Path, room: Room, progress: Progress) -> dict[str, Any]:
+    """Return what the saved model pays for, and say it."""
+    items = probe_items(room.snapshot)
+    if len(items) < 2:
+        return {}
+    found = probe_scorer(load_scorer(model), items, progress=progress)
+    for finding in found.findings:
+        progress.note(f"This reward model {finding}.")
+    return found.as_dict()
 
 
 def _open(config: RewardConfig, out: Path, progress: Progress) -> tuple[Room, nn.Module]:
