@@ -370,6 +370,15 @@ def test_what_a_dpo_run_warned_of_itself_is_told_and_nothing_else():
     assert "both fall" not in warned(replace(story, runs=story.runs | {"dpo": view}))
 
 
+def test_what_the_reward_model_pays_for_is_told():
+    story, view = whole_story(), run("reward", "abcd")
+    found = {"probes": {}, "findings": ["pays 0.8 sd for saying thanks: +0.80 sd (95 % CI +0.61 to +0.99, n = 48)"]}
+    said = warned(replace(story, runs=story.runs | {"reward": replace(view, manifest=view.manifest | {"probes": found})}))
+    assert "The reward model pays 0.8 sd for saying thanks" in said
+    assert "and scored again: +0.80 sd (95 % CI +0.61 to +0.99, n = 48)." in said
+    assert "pays" not in warned(replace(story, runs=story.runs | {"reward": view}))
+
+
 def test_the_reward_model_is_read_beside_length():
     story = whole_story()
     view = tables.reward_view(story, Sources(story))

@@ -7,8 +7,11 @@ import json
 import pytest
 import torch
 
+from preftune.cli import app, run_app
 from preftune.data.batches import Group
 from preftune.errors import ConfigError, PreftuneError
+from preftune.manifest import read_manifest
+from preftune.progress import Lines
 from preftune.rollout.generate import Sample
 from preftune.stages.experience import Draw, _filled, learnable
 from preftune.training.loop import read_metrics
@@ -18,6 +21,10 @@ def some(prompts, completions, facts):
     assert all("reference" in fact for fact in facts)
     return [float("nan") if number % 4 == 0 else text.count("a") / 8 for number, text in enumerate(completions)]
 """
+
+
+def cli(words: list[str]) -> int:
+    return run_app(app, words, debug=True)
 
 
 @pytest.mark.slow
@@ -44,6 +51,25 @@ def test_ppo_learns_from_a_sum_and_leaves_out_what_could_not_be_judged(toy, tmp_
         project.run("ppo", rewards=[{**rewards[0], "on_error": "stop"}], **settings)
     with pytest.raises(ConfigError, match=r'key "rewards\.0\.function": there is no "gone\.py"'):
         project.run("ppo", rewards=[{"function": "gone.py:some"}], **settings)
+
+
+@pytest.mark.slow
+def test_a_reward_model_is_probed_when_it_ends_and_by_command_alike_and_ppo_repeats_what_was_found(toy, tmp_path, capsys):
+    reward = toy.run("reward")
+    kept = read_manifest(reward)["probes"]
+    assert kept["probes"].keys() >= {"repeated", "longer", "thanked", "bulleted", "emptied", "swapped"}
+    assert cli(["probe", str(reward), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["findings"] == kept["findings"]
+    assert found["probes"]["thanked"]["mean"] == pytest.approx(kept["probes"]["thanked"]["mean"], abs=1e-4)
+
+    project = toy.copy(tmp_path / "project", reward)
+    manifest = project.out / reward.name / "manifest.json"
+    told = json.loads(manifest.read_text(encoding="utf-8"))
+    told["probes"]["findings"] = ["pays 0.8 sd for saying thanks"]
+    manifest.write_text(json.dumps(told), encoding="utf-8")
+    project.run("ppo", reward_model=f"runs/{reward.name}", steps=1, progress=Lines())
+    assert f"The reward model runs/{reward.name} pays 0.8 sd for saying thanks." in capsys.readouterr().err
 
 
 def test_what_failed_leaves_the_draw_and_an_emptied_prompt_goes_with_it():

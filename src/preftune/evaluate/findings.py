@@ -119,7 +119,7 @@ def refusals(story: Story) -> dict[str, str]:
 
 
 def warnings(story: Story, sources: Sources) -> list[Warned]:
-    """Return what looks ill: a gamed reward model, what a DPO run warned of itself, a reward model that may judge by length."""
+    """Return what looks ill: a gamed reward model, what a DPO run warned of itself, a reward model that pays for the wrong thing."""
     found: list[Warned] = []
     if "ppo" in story.evaluations:
         found += _gaming(story, sources)
@@ -127,7 +127,7 @@ def warnings(story: Story, sources: Sources) -> list[Warned]:
         found += _broken_functions(story, name)
     for name in ("dpo", "dpo_base"):
         found += _told_by_the_run(story, name)
-    return [*found, *_by_length(story, sources)]
+    return [*found, *_by_length(story, sources), *_paid_for(story)]
 
 
 def _gaming(story: Story, sources: Sources) -> Iterator[Warned]:
@@ -223,6 +223,15 @@ def _by_length(story: Story, sources: Sources) -> Iterator[Warned]:
         share = sources.whole(longer, "share", file, key)
         text = "In {} of the held-out pairs the longer answer is the chosen one, so the reward model may have learned length, not style."
         yield Warned("Length alone tells chosen from rejected", Markup(text).format(share))
+
+
+def _paid_for(story: Story) -> Iterator[Warned]:
+    # The run probed its reward model (rollout/reward_probes.py); each finding is "what: the figure".
+    run = story.runs.get("reward")
+    for finding in run.manifest.get("probes", {}).get("findings", []) if run else []:
+        what, _, figure = finding.partition(": ")
+        text = "Answers were changed in a way that makes none better, and scored again: {}. PPO finds what its reward model pays for."
+        yield Warned(f"The reward model {what}", Markup(text).format(figure))
 
 
 def longer_wins(story: Story) -> tuple[Measured | None, str, str]:
