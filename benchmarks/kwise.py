@@ -2,10 +2,11 @@
 
     python benchmarks/kwise.py [--answers K] [--rankings N] [--quick] [--json]
 
-Both sides are ours and do the same step on the same ranking: the Bradley–Terry loss of all K(K−1)/2 pairs of it, all weights of
-SmolLM2-135M trained, float32. `ours` has one row [prompt | answer 1 | … | answer K], so each answer is computed once; `peer` has a row
-[prompt | chosen | rejected] for each pair, as one trains on pairs. Prompts are HH's, the K answers are those of K different pairs of
-it. Each side runs in a process of its own. max_loss_diff: the largest difference of the two losses at any step.
+Both sides are the stage's own rows and loss (stages/reward_data.py, stages/reward.py) and do the same step on the same ranking: the
+Bradley–Terry loss of all K(K−1)/2 pairs of it, all weights of SmolLM2-135M trained, float32. `ours` has one row
+[prompt | answer 1 | … | answer K], so each answer is computed once; `peer` has a row [prompt | chosen | rejected] for each pair, as one
+trains on pairs. Prompts are HH's, the K answers are those of K different pairs of it. Each side runs in a process of its own.
+max_loss_diff: the largest difference of the two losses at any step.
 """
 
 from __future__ import annotations
@@ -24,13 +25,17 @@ import torch
 from _compare import QUICK, ROOT, parser_for, run_process
 from _work import fitting, make_model, rows_of, write_rows
 
-from preftune.data.batches import Group, collate, encode, split_by_budget
-from preftune.losses.reward import bradley_terry
-from preftune.models.heads import end_scores, with_scalar_head
+from preftune.data.batches import split_by_budget
+from preftune.data.snapshot import Snapshot
+from preftune.models.heads import with_scalar_head
 from preftune.models.load import load_causal_lm, load_renderer
-from preftune.records import Message
+from preftune.records import KWise, Message, Pair
+from preftune.stages.common import Room
+from preftune.stages.reward import Learner, RewardConfig
+from preftune.stages.reward_data import encode_rows
+from preftune.stages.reward_data import rows_of as learned_rows
 from preftune.training.optim import adamw
-from preftune.training.step import Loss, train_step
+from preftune.training.step import train_step
 
 LR = 9e-6
 TOKEN_BUDGET = 2048
@@ -44,32 +49,26 @@ def rankings(file: Path, answers: int) -> list[tuple[list[Message], list[str]]]:
     return [([Message.model_validate(m) for m in rows[i]["prompt"]], texts[i : i + answers]) for i in starts]
 
 
-def as_pairs(group: Group) -> list[Group]:
-    """Return a ranking as its pairs, each with the whole prompt."""
-    return [Group(group.prompt, (better, worse), i) for i, (better, worse) in enumerate(combinations(group.completions, 2))]
-
-
 def steps(model_folder: Path, rows: Path, answers: int, *, one_row: bool) -> dict[str, Any]:
     """Do an optimiser step on each ranking and return the seconds and the losses."""
     renderer = load_renderer(model_folder)
-    encoded = encode(renderer, rankings(rows, answers), max_tokens=8192)
     model = with_scalar_head(load_causal_lm(model_folder).requires_grad_(True), seed=0)
     optimiser = adamw(model, eps=1e-5)
-    seconds, cpu_seconds, losses = [], [], []
-
-    def loss(groups: list[Group]) -> Loss:
-        scores = end_scores(model, collate(groups, renderer.pad_id)).split([len(g.completions) for g in groups])
-        better, worse = (torch.cat([s[places] for s, places in zip(scores, sides, strict=True)]) for sides in _sides(groups))
-        values = bradley_terry(better, worse, margin=0.0, label_smoothing=0.0)
-        return Loss(values, torch.ones_like(values))
-
-    for group in encoded.groups:
-        parts = split_by_budget([group] if one_row else as_pairs(group), TOKEN_BUDGET)
+    nothing = Snapshot(rows, [], [], [], [], [], [], {})
+    room = Room(rows.parent, model_folder, nothing, renderer, model, tree=True, max_tokens=8192)
+    config = RewardConfig(data="none", model="none", adapter=None)
+    seconds, cpu_seconds, losses, tokens = [], [], [], []
+    for messages, texts in rankings(rows, answers):
+        pairs = [Pair(messages=tuple(messages), chosen=better, rejected=worse) for better, worse in combinations(texts, 2)]
+        order = KWise(messages=tuple(messages), completions=tuple(texts), ranks=tuple(range(1, answers + 1)))
+        wanted = learned_rows(pairs, [order]) if one_row else [row for pair in pairs for row in learned_rows([pair], [])]
+        kept, encoded = encode_rows(renderer, wanted, max_tokens=8192)
+        learner = Learner(config, room, kept, flips=0.0, weights=torch.ones(len(kept), 1))
         began, cpu_began = time.perf_counter(), time.process_time()
         done = train_step(
-            parts,
-            count=lambda groups: float(sum(len(g.completions) * (len(g.completions) - 1) // 2 for g in groups)),
-            loss=loss,
+            split_by_budget(encoded.groups, TOKEN_BUDGET),
+            count=learner.count,
+            loss=learner.loss,
             parameters=model.parameters(),
             optimiser=optimiser,
             lr=LR,
@@ -79,13 +78,8 @@ def steps(model_folder: Path, rows: Path, answers: int, *, one_row: bool) -> dic
         seconds.append(time.perf_counter() - began)
         cpu_seconds.append(time.process_time() - cpu_began)
         losses.append(done.loss)
-    tokens = [g.num_tokens for g in encoded.groups]
+        tokens.append(sum(g.num_tokens for g in encoded.groups))
     return {"step_seconds": seconds, "step_cpu_seconds": cpu_seconds, "losses": losses, "tokens": tokens}
-
-
-def _sides(groups: list[Group]) -> tuple[list[list[int]], list[list[int]]]:
-    pairs = [list(combinations(range(len(g.completions)), 2)) for g in groups]
-    return [[i for i, _ in found] for found in pairs], [[j for _, j in found] for found in pairs]
 
 
 def main() -> None:

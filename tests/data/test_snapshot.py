@@ -140,6 +140,8 @@ def test_a_rewrite_is_a_demonstration_unless_it_was_undone(store: Store, tmp_pat
         "ties": 0,
         "even_splits": 0,
         "contradictions": 0,
+        "word_pairs": 0,
+        "agreeing": 0,
     }
     assert {(p.chosen, p.rejected) for p in [*found.train, *found.held_out] if p.group == prompts[0].id} == {("b", "a")}
 

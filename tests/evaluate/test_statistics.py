@@ -8,23 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from preftune.data.calibration import brier, ece, nll, reliability_bins
 from preftune.errors import DataError
 from preftune.evaluate.statistics import (
     bootstrap_distribution,
     bootstrap_mean,
-    brier,
     cluster_se,
     design_effect,
     detectable_win_rate,
-    ece,
     holm,
     mcnemar_chi2,
     mcnemar_exact,
     mcnemar_mid_p,
-    nll,
     non_inferiority,
     paired_difference,
-    reliability_bins,
     required_items,
     required_n,
     sign_test,

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from itertools import combinations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from preftune.errors import ShapeError
-from preftune.losses.reward import accuracy, bradley_terry, centring
+from preftune.losses.reward import (
+    accuracy,
+    bradley_terry,
+    centring,
+    davidson,
+    ensemble_mean,
+    plackett_luce,
+    ranking_centring,
+    rao_kupper,
+    robust_bradley_terry,
+)
 
 CHOSEN, REJECTED = torch.tensor([1.2], dtype=torch.float64), torch.tensor([0.5], dtype=torch.float64)
 
@@ -89,3 +103,78 @@ def test_tensors_of_different_lengths_are_refused():
     for function in (centring, accuracy):
         with pytest.raises(ShapeError, match=r"chosen_scores is \[2\] but rejected_scores is \[3\]"):
             function(two, three)
+
+
+GAP_07 = (CHOSEN, REJECTED)  # 1.2 − 0.5
+
+
+def test_the_robust_loss_by_hand_and_without_flips():
+    plain = bradley_terry(*GAP_07, margin=0.0, label_smoothing=0.0)
+    assert float(robust_bradley_terry(*GAP_07, margin=0.0, label_smoothing=0.0)) == pytest.approx(float(plain), abs=1e-12)
+    # 0.9 · 0.403186 − 0.1 · 1.103186, over 0.8
+    assert float(robust_bradley_terry(*GAP_07, margin=0.0, label_smoothing=0.1)) == pytest.approx(0.315686, abs=1e-6)
+
+
+def test_over_flips_the_robust_loss_is_that_of_the_true_labels():
+    chosen, rejected = torch.randn(2, 9, dtype=torch.float64)
+    kept, flipped = (robust_bradley_terry(*two, margin=0.0, label_smoothing=0.2) for two in ((chosen, rejected), (rejected, chosen)))
+    truth = bradley_terry(chosen, rejected, margin=0.0, label_smoothing=0.0)
+    torch.testing.assert_close(0.8 * kept + 0.2 * flipped, truth, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("model", "win", "loss", "tie"),
+    [
+        (partial(rao_kupper, theta=2.0), 0.501713, 0.198906, 0.299381),
+        (partial(davidson, nu=1.0), 0.454283, 0.225590, 0.320127),
+    ],
+    ids=["Rao-Kupper", "Davidson"],
+)
+def test_ties_by_hand(model, win, loss, tie):
+    yes, no = torch.tensor([True]), torch.tensor([False])
+    found = [float((-model(*two, tied)).exp()) for two, tied in ((GAP_07, no), (GAP_07[::-1], no), (GAP_07, yes))]
+    assert found == pytest.approx([win, loss, tie], abs=1e-6)
+    assert sum(found) == pytest.approx(1.0, abs=1e-12)
+
+
+RANKED = torch.tensor([[1.0, 0.5, -0.2, 0.3]], dtype=torch.float64)
+
+
+def test_a_ranking_of_four_by_hand():
+    ranks = torch.tensor([[1, 2, 3, 4]])
+    assert float(plackett_luce(RANKED, ranks)) == pytest.approx(2.690886, abs=1e-6)
+    better, worse = zip(*combinations(RANKED[0].tolist(), 2), strict=True)
+    pairs = bradley_terry(torch.tensor(better), torch.tensor(worse), margin=0.0, label_smoothing=0.0)
+    assert float(pairs.mean()) == pytest.approx(0.519325, abs=1e-6)
+    assert float(plackett_luce(RANKED, torch.tensor([[1, 2, 2, 2]]))) == pytest.approx(0.877263, abs=1e-6)  # the best of four
+
+
+def test_a_ranking_of_two_is_a_pair_and_its_centring_a_pairs():
+    scores, ranks = torch.tensor([[1.2, 0.5, 9.0]], dtype=torch.float64), torch.tensor([[1, 2, 0]])
+    assert float(plackett_luce(scores, ranks)) == pytest.approx(0.403186, abs=1e-6)
+    assert float(ranking_centring(scores, ranks)) == pytest.approx(float(centring(*GAP_07)), abs=1e-12)
+
+
+@given(st.permutations(range(4)), st.lists(st.integers(1, 3), min_size=4, max_size=4))
+def test_the_order_of_the_answers_is_nothing(order, ranks):
+    found = [float(plackett_luce(RANKED[:, places], torch.tensor([ranks])[:, places])) for places in (list(range(4)), list(order))]
+    assert found[0] == pytest.approx(found[1], abs=1e-12)
+
+
+def test_new_gradients_are_those_of_central_differences():
+    generator = torch.Generator().manual_seed(2)
+    pair = [torch.randn(5, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    tied = torch.tensor([True, False, True, False, False])
+    assert torch.autograd.gradcheck(lambda c, r: robust_bradley_terry(c, r, margin=0.3, label_smoothing=0.1), pair)
+    assert torch.autograd.gradcheck(lambda c, r: rao_kupper(c, r, tied, theta=3.0), pair)
+    assert torch.autograd.gradcheck(lambda c, r: davidson(c, r, tied, nu=2.0), pair)
+    table = torch.randn(2, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    ranks = torch.tensor([[2, 1, 2, 0], [1, 2, 3, 4]])
+    assert torch.autograd.gradcheck(lambda s: plackett_luce(s, ranks) + ranking_centring(s, ranks), table)
+
+
+def test_a_member_that_speaks_louder_counts_no_more():
+    scores = torch.tensor([[1.0, 30.0], [-1.0, -30.0]])
+    one = ensemble_mean(scores, torch.tensor([1.0, 30.0]))
+    assert one.tolist() == pytest.approx([15.5, -15.5])
+    torch.testing.assert_close(ensemble_mean(scores[:, :1], torch.tensor([1.0])), scores[:, 0])

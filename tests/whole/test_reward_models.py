@@ -14,7 +14,7 @@ from preftune.data.batches import Group, collate, encode
 from preftune.data.snapshot import load_snapshot
 from preftune.errors import ModelError, PreftuneError
 from preftune.manifest import read_manifest
-from preftune.models.heads import end_scores, load_reward_model, read_normalisation
+from preftune.models.heads import end_scores, load_reward_heads, load_reward_model, read_normalisation
 from preftune.models.load import load_renderer
 from preftune.progress import Lines
 from preftune.rollout.score import score
@@ -101,12 +101,12 @@ def test_a_reward_model_of_other_tokens_than_the_policys_is_given_the_text_and_t
 
 def test_a_saved_reward_model_that_scores_differently_is_no_finished_run(toy, monkeypatch):
     def load_and_lose_the_head(path: Path, **options: object) -> object:
-        model = load_reward_model(path)
+        model = load_reward_heads(path)
         with torch.no_grad():
             model.score.weight.normal_()
         return model
 
-    monkeypatch.setattr("preftune.stages.reward.load_reward_model", load_and_lose_the_head)
+    monkeypatch.setattr("preftune.stages.reward.load_reward_heads", load_and_lose_the_head)
     before = set(toy.out.glob("[!.]*"))
     with pytest.raises(PreftuneError, match="the saved reward model scores differently by"):
         toy.run("reward", seed=41)

@@ -44,6 +44,7 @@ class Snapshot:
     held_out_kwise: list[KWise] = field(default_factory=list)
     ties: list[Tie] = field(default_factory=list)
     thumbs: list[Thumb] = field(default_factory=list)
+    held_out_ties: list[Tie] = field(default_factory=list)
 
     def chosen_as_demonstrations(self, *, held_out: bool = False) -> list[Example]:
         """Return each chosen answer of one side once, as a demonstration; not one that loses another pair of its prompt."""
@@ -129,6 +130,7 @@ def load_snapshot(path: Path) -> Snapshot:
         held_out_kwise=list(read_part(path, manifest, "kwise_held_out", KWise)),
         ties=list(read_part(path, manifest, "ties", Tie)),
         thumbs=list(read_part(path, manifest, "thumbs", Thumb)),
+        held_out_ties=list(read_part(path, manifest, "ties_held_out", Tie)),
     )
 
 

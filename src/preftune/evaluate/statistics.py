@@ -1,4 +1,4 @@
-"""Estimates with their uncertainty: win rates, bootstrap over prompts, retention tests, calibration, and how many items they need.
+"""Estimates with their uncertainty: win rates, bootstrap over prompts, retention tests, and how many items they need.
 
 Pure functions of numbers (numpy and scipy alone). Comparisons of one prompt are not independent: wherever an argument `clusters` is
 offered, give the prompt's id of each value. Intervals are two-sided, 95 % unless told otherwise.
@@ -13,8 +13,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special, stats
+from scipy import optimize, stats
 
+from preftune.data.calibration import floats
 from preftune.errors import DataError
 
 Floats = NDArray[np.float64]
@@ -51,26 +52,6 @@ class NonInferiority:
     p_value: float
 
 
-@dataclass(frozen=True)
-class ReliabilityBin:
-    """A bin of predictions: its ends, how many there are, their mean confidence and the share that came true."""
-
-    low: float
-    high: float
-    count: int
-    confidence: float
-    accuracy: float
-
-
-def _floats(values: ArrayLike, what: str) -> Floats:
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1 or not array.size:
-        raise DataError(f"{what} is {array.shape or 'a single number'}", "statistics", "Give a list with at least one number.")
-    if not np.isfinite(array).all():
-        raise DataError(f"{what} holds nan or an infinite number", "statistics", "Leave such items out, and say how many.")
-    return array
-
-
 def _groups(clusters: Clusters | None, n: int) -> NDArray[np.intp]:
     """Return the number of the cluster of each value, from 0; each value is its own where no clusters are given."""
     if clusters is None:
@@ -100,7 +81,8 @@ def wilson(successes: float, n: float, confidence: float = 0.95) -> Estimate:
     share = successes / n
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return Estimate(share, max(centre - half, 0.0), min(centre + half, 1.0), round(n))
+    ends = min(share, max(centre - half, 0.0)), max(share, min(centre + half, 1.0))  # by rounding, 0 of 7 would lie below its interval
+    return Estimate(share, *ends, round(n))
 
 
 def win_rate(scores: ArrayLike, clusters: Clusters | None = None, confidence: float = 0.95) -> Estimate:
@@ -110,7 +92,7 @@ def win_rate(scores: ArrayLike, clusters: Clusters | None = None, confidence: fl
     The Wilson interval assumes 0 and 1; ties carry less variance and clusters more, hence n_eff = s (1 − s) / se² takes the
     place of n. Where all scores are alike the variance says nothing, and n_eff is the number of scores (or of clusters).
     """
-    values = _floats(scores, "scores")
+    values = floats(scores, "scores")
     if ((values < 0) | (values > 1)).any():
         raise DataError("a score lies outside 0 to 1", "win_rate", "Give 1 for a win, 0.5 for a tie, 0 for a loss.")
     rate = float(values.mean())
@@ -136,7 +118,7 @@ def cluster_se(values: ArrayLike, clusters: Clusters | None = None) -> float:
 
     Without clusters it is the usual s / √n. Raises DataError with fewer than two clusters, which say nothing of their spread.
     """
-    array = _floats(values, "values")
+    array = floats(values, "values")
     groups = _groups(clusters, array.size)
     sums = np.bincount(groups, array - array.mean())
     _need_two(sums.size)
@@ -150,7 +132,7 @@ def _need_two(clusters: int) -> None:
 
 def bootstrap_distribution(values: ArrayLike, clusters: Clusters | None = None, seed: int = 0, resamples: int = 10_000) -> Floats:
     """Return the means of samples that are drawn with replacement from the clusters, each with all its values; [resamples]."""
-    array = _floats(values, "values")
+    array = floats(values, "values")
     groups = _groups(clusters, array.size)
     sums, counts = np.bincount(groups, array), np.bincount(groups).astype(np.float64)
     _need_two(sums.size)
@@ -171,7 +153,7 @@ def bootstrap_mean(
     The percentiles are widened for few clusters, as the bootstrap's spread is too small by √((G − 1) / G) and knows no t.
     Source: Hesterberg 2015, "What Teachers Should Know About the Bootstrap", expanded percentile interval. Differs: G clusters for n.
     """
-    array = _floats(values, "values")
+    array = floats(values, "values")
     num_clusters = len(set(_groups(clusters, array.size).tolist()))
     means = bootstrap_distribution(array, clusters, seed, resamples)
     t = float(stats.t.ppf((1 - confidence) / 2, num_clusters - 1))
@@ -193,7 +175,7 @@ def paired_difference(
 
 
 def _paired(before: ArrayLike, after: ArrayLike) -> Floats:
-    first, second = _floats(before, "before"), _floats(after, "after")
+    first, second = floats(before, "before"), floats(after, "after")
     if first.size != second.size:
         raise DataError(f"before has {first.size} items and after {second.size}", "statistics", "Give the same items in the same order.")
     return second - first
@@ -324,67 +306,9 @@ def mcnemar_chi2(lost: int, gained: int) -> tuple[float, float]:
 
 def holm(p_values: ArrayLike) -> list[float]:
     """Return Holm's adjusted p-values, in the order given: several checkpoints or capabilities looked at together."""
-    array = _floats(p_values, "p_values")
+    array = floats(p_values, "p_values")
     order = np.argsort(array, kind="stable")
     scaled = array[order] * np.arange(array.size, 0, -1)
     adjusted = np.empty_like(array)
     adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
     return [float(p) for p in adjusted]
-
-
-# Calibration
-
-
-def reliability_bins(probabilities: ArrayLike, outcomes: ArrayLike, *, bins: int | Sequence[float] = 10) -> list[ReliabilityBin]:
-    """Return the bins of a reliability diagram; empty ones are left out.
-
-    probabilities: how sure each prediction was. outcomes: 1 where it came true, 0 where not, 0.5 for a tie.
-    bins: a number of bins that hold equally many predictions, or the edges (the last bin has its upper edge in it).
-    """
-    p, y = _calibration(probabilities, outcomes)
-    if isinstance(bins, int):
-        order = np.argsort(p, kind="stable")
-        parts = [part for part in np.array_split(order, bins) if part.size]
-        ends = [(float(p[part[0]]), float(p[part[-1]])) for part in parts]
-    else:
-        edges = np.asarray(bins, dtype=np.float64)
-        if p.min() < edges[0] or p.max() > edges[-1]:
-            raise DataError(f"a probability lies outside {edges[0]:g} to {edges[-1]:g}", "reliability_bins", "Widen the edges.")
-        places = np.clip(np.searchsorted(edges, p, side="right") - 1, 0, edges.size - 2)
-        used = np.unique(places)
-        parts = [np.flatnonzero(places == place) for place in used]
-        ends = [(float(edges[place]), float(edges[place + 1])) for place in used]
-    return [
-        ReliabilityBin(low, high, part.size, float(p[part].mean()), float(y[part].mean()))
-        for (low, high), part in zip(ends, parts, strict=True)
-    ]
-
-
-def ece(probabilities: ArrayLike, outcomes: ArrayLike, *, bins: int | Sequence[float] = 10) -> float:
-    """Return the expected calibration error: the mean gap between accuracy and confidence, over bins by their size.
-
-    It is biased upwards for few predictions: the true gap of a calibrated model is 0, this is not.
-    """
-    found = reliability_bins(probabilities, outcomes, bins=bins)
-    return sum(b.count * abs(b.accuracy - b.confidence) for b in found) / sum(b.count for b in found)
-
-
-def brier(probabilities: ArrayLike, outcomes: ArrayLike) -> float:
-    """Return the mean squared distance between probability and outcome (0 best, 0.25 for always saying 0.5)."""
-    p, y = _calibration(probabilities, outcomes)
-    return float(((p - y) ** 2).mean())
-
-
-def nll(probabilities: ArrayLike, outcomes: ArrayLike) -> float:
-    """Return the mean negative log-likelihood in nats; infinite where something held for impossible happened."""
-    p, y = _calibration(probabilities, outcomes)
-    return float(-(special.xlogy(y, p) + special.xlogy(1 - y, 1 - p)).mean())
-
-
-def _calibration(probabilities: ArrayLike, outcomes: ArrayLike) -> tuple[Floats, Floats]:
-    p, y = _floats(probabilities, "probabilities"), _floats(outcomes, "outcomes")
-    if p.size != y.size:
-        raise DataError(f"there are {p.size} probabilities and {y.size} outcomes", "statistics", "Give one outcome for each.")
-    if min(p.min(), y.min()) < 0 or max(p.max(), y.max()) > 1:
-        raise DataError("a probability or outcome lies outside 0 to 1", "statistics", "Give shares, not percents or logits.")
-    return p, y

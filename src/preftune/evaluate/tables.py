@@ -10,11 +10,12 @@ from typing import Any
 from markupsafe import Markup
 
 from preftune.code.style import CONVENTIONS
+from preftune.data.calibration import ece, reliability_bins
 from preftune.evaluate import plots
 from preftune.evaluate.comparison import seconds_of
 from preftune.evaluate.findings import change, longer_wins, size
 from preftune.evaluate.sources import Sources
-from preftune.evaluate.statistics import ece, reliability_bins, wilson
+from preftune.evaluate.statistics import wilson
 from preftune.evaluate.story import (
     LABELS,
     RUN_LABELS,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
+from preftune.losses.reward import davidson, plackett_luce, rao_kupper
 from preftune.tensors import check_shapes
 
 
@@ -234,9 +235,7 @@ def rao_kupper_dpo(chosen_logratios: Tensor, rejected_logratios: Tensor, tied: T
     Source: Chen et al. 2409.17431 (DPO-RK); Rao & Kupper 1967. Differs: none.
     """
     check_shapes("P", chosen_logratios=chosen_logratios, rejected_logratios=rejected_logratios, tied=tied)
-    margin, alpha = beta * (chosen_logratios - rejected_logratios), math.log(nu)
-    win = -logsigmoid(margin - alpha)
-    return torch.where(tied, win - logsigmoid(-margin - alpha) - math.log(nu**2 - 1), win)
+    return rao_kupper(beta * chosen_logratios, beta * rejected_logratios, tied, theta=nu)
 
 
 def davidson_dpo(chosen_logratios: Tensor, rejected_logratios: Tensor, tied: Tensor, *, beta: float, nu: float) -> Tensor:
@@ -247,10 +246,7 @@ def davidson_dpo(chosen_logratios: Tensor, rejected_logratios: Tensor, tied: Ten
     Source: Chen et al. 2409.17431 (DPO-D); Davidson 1970 writes ν for this 2ν. Differs: none.
     """
     check_shapes("P", chosen_logratios=chosen_logratios, rejected_logratios=rejected_logratios, tied=tied)
-    margin = beta * (chosen_logratios - rejected_logratios)
-    half = math.log(2 * nu) - margin / 2
-    win = torch.stack([torch.zeros_like(margin), -margin, half]).logsumexp(0)
-    return torch.where(tied, win - half, win)
+    return davidson(beta * chosen_logratios, beta * rejected_logratios, tied, nu=2 * nu)
 
 
 def plackett_luce_dpo(logratios: Tensor, ranks: Tensor, *, beta: float) -> Tensor:
@@ -261,9 +257,4 @@ def plackett_luce_dpo(logratios: Tensor, ranks: Tensor, *, beta: float) -> Tenso
     Source: Rafailov et al. 2305.18290, appendix A.3. Differs: ties, which the paper has not.
     """
     check_shapes("P K", logratios=logratios, ranks=ranks)
-    below = ranks[:, None, :] > ranks[:, :, None]  # [P, answer, those ranked below it]
-    itself = torch.eye(ranks.shape[1], dtype=torch.bool, device=ranks.device)
-    rewards = beta * torch.where(ranks > 0, logratios, 0.0)
-    rivals = torch.where(below | itself, rewards[:, None, :], -math.inf).logsumexp(2)
-    chosen = (ranks > 0) & below.any(2)
-    return torch.where(chosen, rivals - rewards, 0.0).sum(1)
+    return plackett_luce(beta * logratios, ranks)

@@ -73,18 +73,25 @@ def load_reward_model(path: Path, *, device: torch.device | None = None) -> PreT
     """
     model = load_reward_heads(path, device=device)
     members = read_members(path)
-    if len(members) > 1:  # the mean of linear heads is a linear head
-        heads = scalar_head(model)
-        spread = torch.tensor([deviation for _, deviation in members], device=heads.weight.device)
-        shares = spread.mean() / spread / len(members)
-        one = nn.Linear(heads.in_features, 1, bias=heads.bias is not None, device=heads.weight.device, dtype=torch.float32)
-        with torch.no_grad():
-            one.weight.copy_(shares @ heads.weight)
-            if heads.bias is not None:
-                one.bias.copy_(shares @ heads.bias)
-        setattr(model, _head_name(model), one)
+    if len(members) > 1:
+        setattr(model, _head_name(model), mean_of_heads(scalar_head(model), [deviation for _, deviation in members]))
         model.config.num_labels = 1
     return model
+
+
+def mean_of_heads(heads: nn.Linear, deviations: Sequence[float]) -> nn.Linear:
+    """Return the head that gives the mean of these heads' scores, each in its own sd and all in their mean sd (as `ensemble_mean`).
+
+    deviations: the sd of each head's scores. The mean of linear heads is a linear head.
+    """
+    spread = torch.tensor(deviations, device=heads.weight.device)
+    shares = spread.mean() / spread / len(deviations)
+    one = nn.Linear(heads.in_features, 1, bias=heads.bias is not None, device=heads.weight.device, dtype=torch.float32)
+    with torch.no_grad():
+        one.weight.copy_((shares @ heads.weight)[None])
+        if heads.bias is not None:
+            one.bias.copy_(shares @ heads.bias)
+    return one
 
 
 def load_reward_heads(path: Path, *, device: torch.device | None = None) -> PreTrainedModel:

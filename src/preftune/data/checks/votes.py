@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ class Votes:
 
     compared: twos of answers on which somebody said something. ties: all said tie. even_splits: as many for the one as for the other.
     contradictions: somebody preferred the one, somebody the other (whether a majority decided or not). superseded: judgements undone.
+    word_pairs: pairs of raters who both preferred one of the same two answers. agreeing: of these, those who preferred the same.
     """
 
     judgements: int = 0
@@ -23,6 +25,8 @@ class Votes:
     ties: int = 0
     even_splits: int = 0
     contradictions: int = 0
+    word_pairs: int = 0
+    agreeing: int = 0
 
     def __add__(self, other: Votes) -> Votes:
         return Votes(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
@@ -44,4 +48,6 @@ def count_votes(judgements: Sequence[Judgement]) -> Votes:
         ties=sum(a == b == 0 for a, b in for_each),
         even_splits=sum(a == b > 0 for a, b in for_each),
         contradictions=sum(a > 0 and b > 0 for a, b in for_each),
+        word_pairs=sum(math.comb(a + b, 2) for a, b in for_each),
+        agreeing=sum(math.comb(a, 2) + math.comb(b, 2) for a, b in for_each),
     )
