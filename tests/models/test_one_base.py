@@ -18,7 +18,6 @@ from preftune.models.load import batch_logprobs, load_causal_lm, unwrap
 from preftune.models.one_base import (
     HEAD,
     WEIGHTS,
-    Role,
     critic_role,
     leave_policy_alone,
     policy_role,
@@ -124,16 +123,6 @@ def test_policy_and_critic_train_what_is_their_own(shared, reward):
     batch_logprobs(shared, BATCH)[0].sum().backward()
     assert all(p.grad is None for p in trainable(critic).values())
     assert any(p.grad is not None for p in trainable(policy).values())
-
-
-def test_a_critic_that_is_a_head_on_the_policy_registers_its_head_alone(shared):
-    head = nn.Linear(32, 1)
-    critic = policy_role(shared, head)
-    assert trainable(critic).keys() == {"score.weight", "score.bias"}
-    assert isinstance(critic, Role)
-    rows = token_values(critic, BATCH)
-    assert rows.shape == BATCH.ids.shape
-    assert bool((rows[BATCH.completion_mask] != 0).all())
 
 
 def test_what_is_left_is_saved_as_any_policy(shared, reward, tmp_path):

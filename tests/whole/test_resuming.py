@@ -80,7 +80,9 @@ def content(run: Path) -> dict[str, object]:
     if (run / "samples.jsonl").exists():
         found["samples"] = [json.loads(line) for line in (run / "samples.jsonl").read_text(encoding="utf-8").split("\n") if line]
     manifest = read_manifest(run)
-    found["facts"] = {k: manifest.get(k) for k in ("id", "steps", "normalisation", "held_out", "score_mean", "score_sd", "data")}
+    found["facts"] = {
+        k: manifest.get(k) for k in ("id", "steps", "normalisation", "held_out", "score_mean", "score_sd", "data", "warnings")
+    }
     return found
 
 
@@ -252,6 +254,42 @@ def test_killed_without_warning_at_several_steps_it_still_ends_with_the_same_byt
         (partial,) = elsewhere.out.glob(".*.partial")
         assert torch.load(partial / "checkpoint.pt", weights_only=True)["step"] == saved
     assert_same(elsewhere.run(stage, **settings(elsewhere, stage)), toy.run(stage, **settings(toy, stage)))
+
+
+DYING = """
+from preftune.stages import experience
+
+generate, deaths = experience.generate, int(sys.argv[4])
+
+
+def dying(*arguments, **settings):
+    global deaths
+    deaths -= 1
+
+    def done(count):
+        if deaths == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return generate(*arguments, **settings, on_done=done)
+
+
+experience.generate = dying
+KillAfter.left = 10**9
+"""
+
+
+@pytest.mark.slow
+def test_ppo_killed_within_sampling_still_ends_with_the_same_bytes(toy, elsewhere):
+    more = {"reference_ema": 0.5, "ptx_coef": 0.1, "scoring": {"unit": "running"}}
+    config = elsewhere.config("ppo", **settings(elsewhere, "ppo"), **more).model_dump_json()
+    script = RUN.replace("torch.set_num_threads(1)", f"{DYING}\ntorch.set_num_threads(1)")
+    for rounds, saved in ((2, 1), (3, 3)):  # within the second round of the first start, then within the third of the next
+        words = [sys.executable, "-c", script, "ppo", config, str(elsewhere.out), str(rounds)]
+        killed = subprocess.run(words, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        (partial,) = elsewhere.out.glob(".*.partial")
+        assert torch.load(partial / "checkpoint.pt", weights_only=True)["step"] == saved
+    assert_same(elsewhere.run("ppo", **settings(elsewhere, "ppo"), **more), toy.run("ppo", **settings(toy, "ppo"), **more))
 
 
 class SignalAfter(KillAfter):

@@ -125,7 +125,7 @@ def warnings(story: Story, sources: Sources) -> list[Warned]:
         found += _gaming(story, sources)
     for name in story.methods:
         found += _broken_functions(story, name)
-    for name in ("dpo", "dpo_base"):
+    for name in ("dpo", "dpo_base", "ppo"):
         found += _told_by_the_run(story, name)
     return [*found, *_by_length(story, sources), *_paid_for(story)]
 

@@ -122,6 +122,20 @@ PLANS: dict[str, tuple[Plan, ...]] = {
             "Share of tokens whose change was clipped; above some 30 % the steps are too large.",
             percent=True,
         ),
+        Plan(
+            "Collapse",
+            {"text/repetition": "repeated within an answer", "text/distinct": "distinct answers"},
+            "share",
+            "Healthy: little repeated, nearly all answers distinct. One answer to everything, or the same words again, is collapse.",
+            percent=True,
+        ),
+        Plan(
+            "What the critic foresees",
+            {"value/explained_variance": "explained variance"},
+            "share of the returns' variance",
+            "1: all of it; below 0 it is worse than the mean, and its advantages are noise.",
+            guide=(0.0, "no better than the mean"),
+        ),
     ),
 }
 

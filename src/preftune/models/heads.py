@@ -139,9 +139,13 @@ def end_scores(model: nn.Module, batch: TokenBatch) -> Tensor:
 
 def token_values(model: nn.Module, batch: TokenBatch) -> Tensor:
     """Return the critic's word on the state in which each counted token is about to be chosen, float32 [B, T], 0 elsewhere."""
-    hidden = hidden_states(model, batch)
+    return values_of(hidden_states(model, batch), scalar_head(model), batch)
+
+
+def values_of(hidden: Tensor, head: nn.Linear, batch: TokenBatch) -> Tensor:
+    """Return what a head says of hidden states that are there already, as `token_values`. hidden: float [B, T, H]."""
     rows = predicting(hidden, batch.parent, batch.completion_mask)
-    values: Any = scalar_head(model)(rows.float()).squeeze(-1)
+    values: Any = head(rows.float()).squeeze(-1)
     zeros = torch.zeros(batch.ids.shape, dtype=torch.float32, device=hidden.device)
     return zeros.masked_scatter(batch.completion_mask, values)
 

@@ -335,8 +335,13 @@ CHUNK_TOKENS = 32  # tokens' worth of logits that a plan counts for a block: wha
 
 def batch_logprobs(model: nn.Module, batch: TokenBatch, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """Return (logprobs, entropy) of the counted tokens of a batch, float32 [B, T], 0 elsewhere, with gradient in logprobs."""
+    return logprobs_of(hidden_states(model, batch), model, batch, temperature=temperature)
+
+
+def logprobs_of(hidden: Tensor, model: nn.Module, batch: TokenBatch, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Return what the model's output layer says of hidden states that are there already, as `batch_logprobs`. hidden: float [B, T, H]."""
     return token_logprobs(
-        hidden_states(model, batch),
+        hidden,
         output_head(model),
         batch.ids,
         batch.parent,

@@ -62,6 +62,11 @@ class Role(nn.Module):
         """The layers that `hidden_states` calls."""
         return self._layers
 
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the base's."""
+        words: nn.Module = unwrap(self._shared[0]).get_input_embeddings()
+        return words
+
     @property
     def config(self) -> PretrainedConfig:
         """The base's."""
@@ -139,9 +144,9 @@ def critic_role(shared: PeftModel, *, seed: int) -> Role:
     return Role(shared, (REWARD, CRITIC), trained=CRITIC, head=head).eval()
 
 
-def policy_role(shared: PeftModel, head: nn.Linear | None = None) -> Role:
-    """Return what of a shared base the policy trains; with a head, a critic that is nothing but a head on the policy."""
-    return Role(shared, (POLICY,), trained=POLICY if head is None else None, head=head).eval()
+def policy_role(shared: PeftModel) -> Role:
+    """Return what of a shared base the policy trains."""
+    return Role(shared, (POLICY,), trained=POLICY).eval()
 
 
 def zero_head(width: int, device: torch.device) -> nn.Linear:

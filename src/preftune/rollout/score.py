@@ -69,18 +69,19 @@ class Scorer:
         return (self.score(groups, token_budget=token_budget) - self.mean) / self.deviation
 
 
-def load_scorer(path: Path, *, device: torch.device | None = None) -> Scorer:
+def load_scorer(path: Path, *, device: torch.device | None = None, model: nn.Module | None = None) -> Scorer:
     """Return what scores completions: a run of train reward (an ensemble gives N scores), a reward model's folder, or a run of train dpo.
 
     A DPO run's score is its implicit reward, β · (log π − log ref) summed over the completion's tokens (Rafailov et al. 2305.18290, §4),
     known up to a constant for each prompt; with an adapter, policy and reference share one base in memory.
+    model: the reward model of this run with its heads, where it is in memory already.
     Raises ModelError where the folder gives no score.
     """
     device = device or find_device()
     kind = read_manifest(path).get("kind") if (path / MANIFEST).exists() else "reward"
     renderer = load_renderer(path)
     if kind == "reward":
-        model: nn.Module = load_reward_heads(path, device=device).requires_grad_(False)
+        model = model or load_reward_heads(path, device=device).requires_grad_(False)
         members = torch.tensor(read_members(path))
         mean, deviation = members[0] if len(members) == 1 else members.T
         read: Read = partial(end_scores, model)

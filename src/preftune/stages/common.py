@@ -30,6 +30,7 @@ from preftune.models.load import (
     name_in,
     tree_rows_agree,
 )
+from preftune.models.one_base import leave_policy_alone
 from preftune.models.quantised import load_in_4_bits
 from preftune.models.recompute import can_recompute, recompute_layers
 from preftune.progress import Progress
@@ -81,6 +82,7 @@ class OfflineConfig(StageConfig):
         return self
 
 
+OPTIONAL_FILES = ("ptx_text",)  # keys that name a file, where they are set
 BEGUN = "begun.json"  # what an unfinished run was begun with; the manifest says it of a finished one
 
 S = TypeVar("S", bound=StageConfig)
@@ -95,7 +97,7 @@ def resolved(config: S, out: Path, names: tuple[str, ...] = ("data", "model")) -
     project = out.resolve().parent
     changes: dict[str, Any] = {}
     hashes: dict[str, str] = {}
-    for name in names:
+    for name in (*names, *(name for name in OPTIONAL_FILES if getattr(config, name, None) is not None)):
         value = getattr(config, name)
         path = next((p for p in (Path(value), find(value, project)) if p.exists()), None)
         if path is None:
@@ -240,6 +242,7 @@ def finish(room: Room, work: Work, final: Path, loop: Loop, encoded: Encoded, pl
 def save_policy(room: Room, folder: Path) -> None:
     """Write the adapter (on its base, whose hash is in the manifest), or the whole model."""
     if hasattr(room.model, "peft_config"):
+        leave_policy_alone(room.model)  # without the adapters of other roles on its base
         with disk_errors(folder):
             save_adapter(room.model, folder / "adapter", base=name_in(room.base, room.project))
             save_tokenizer(room.renderer, folder / "adapter")

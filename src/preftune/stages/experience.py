@@ -14,20 +14,23 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from preftune.config import Config
 from preftune.data.batches import Encoded, Group, shuffled, split_by_budget
 from preftune.errors import DataError, PreftuneError
 from preftune.losses.kl import k1, k3
-from preftune.manifest import content_seed, disk_errors
+from preftune.losses.scores import Moments, add_missing_end, replace_missing_end, with_values
+from preftune.manifest import content_seed, disk_errors, hash_folder, read_manifest
 from preftune.models.adapter import adapter_off, trainable
 from preftune.models.load import batch_logprobs, device_of, find, load_causal_lm
+from preftune.models.one_base import ON_BASE, reward_role
 from preftune.progress import Progress
 from preftune.rollout.generate import Sample, generate
 from preftune.rollout.reward_probes import known_findings
@@ -36,7 +39,8 @@ from preftune.rollout.rewards.source import RewardSource, with_reward_model
 from preftune.rollout.rewards.total import open_rewards
 from preftune.rollout.score import NO_END_SCORE, token_table
 from preftune.stages.common import Room, StageConfig
-from preftune.training.loop import SAMPLES
+from preftune.training.health import Trouble, findings, text_metrics
+from preftune.training.loop import SAMPLES, Loop, read_metrics
 from preftune.training.plan import steps_of
 from preftune.training.step import Loss, Step, train_step
 
@@ -45,7 +49,20 @@ KL_STOP = (
 )
 SAMPLER_GAP = 0.05  # nats; a wrong temperature or mask is far above, float32 arithmetic far below
 NO_SPREAD = 1e-6  # scores of one step that spread less than this, relative to their size, are all equal
+FIRST_KL = 1e-3  # nats a token, half the square of 4.5 %; what bfloat16 makes of 1 is far below
 SAMPLES_KEPT = 4  # texts a step, for the report
+
+
+class Scoring(Config):
+    """What is made of the rewards' sum before anything is learned from it."""
+
+    unit: Literal["start", "running", "own"] = Field(
+        "start",
+        description="start: mean 0 and sd 1 over the start's answers; running: over all so far (PPO-max); own: as it is",
+    )
+    clip: float | None = Field(None, gt=0, description="largest score, in that unit, of either sign (PPO-max: 5); null = any")
+    missing_end: Literal["replace", "add"] = Field("replace", description="whether no_eos_score replaces the score, or is added to it")
+    whiten_rewards: bool = Field(False, description="PPO: give token rewards sd 1 around their mean (1909.08593: on; 2403.17031: off)")
 
 
 class OnlineConfig(StageConfig):
@@ -64,6 +81,8 @@ class OnlineConfig(StageConfig):
     max_new_tokens: int = Field(96, ge=1, description="longest completion")
     temperature: float = Field(1.0, gt=0, description="of sampling, and of every log-prob")
     no_eos_score: float = Field(NO_END_SCORE, description="score, in sd, of a completion that did not end by itself (replaces its score)")
+    scoring: Scoring = Field(Scoring(), description="the scores' unit and bounds (unit, clip, missing_end, whiten_rewards)")
+    stop_on: tuple[Trouble, ...] = Field((), description="troubles that end the run, which keeps what it has learned; each is said anyway")
 
     @model_validator(mode="after")
     def _minibatches_divide(self) -> OnlineConfig:
@@ -117,6 +136,9 @@ class Rollouts:
         self.config, self.room = config, room
         device = device_of(room.model)
         self.facts = facts_of(room.snapshot)
+        # From the same base, the reward model is an adapter and a head on the policy's, which is then in memory once.
+        self.one_base = shares_base(config, room)
+        reward_model = reward_role(room.model, find(config.reward_model, room.project) / ON_BASE) if self.one_base else None
         self.rewards = open_rewards(
             with_reward_model(config.rewards, config.reward_model),
             project=room.project,
@@ -126,6 +148,7 @@ class Rollouts:
             token_budget=config.token_budget,
             run=str(content_seed(config.model_dump_json())),
             facts=self.facts,
+            loaded={config.reward_model: reward_model} if reward_model is not None else {},
         )
         for name in {name: None for source in self.rewards.sources for name in source.models}:
             for finding in known_findings(find(name, room.project)):
@@ -153,8 +176,8 @@ class Rollouts:
         scored = self.rewards.score(self._asks(groups, samples), drawn)
         finished = torch.tensor([s.finished for s in samples])
         known = scored.total[finished & ~scored.failed]
-        _set_scale(state, known if len(known) > 1 else scored.total[~scored.failed])
-        scores = torch.where(finished, (scored.total - state["mean"]) / state["sd"], config.no_eos_score)
+        _set_unit(state, known if len(known) > 1 else scored.total[~scored.failed], config.scoring.unit)
+        scores = _shaped((scored.total - state["mean"]) / state["sd"], finished, config)
         failed = scored.failed & finished
         return Draw(drawn, samples, _filled(scores, failed, k), failed=failed, told=scored.metrics())
 
@@ -169,7 +192,7 @@ class Rollouts:
     def measure(self, draw: Draw, where: str) -> Experience:
         """Take the log-probs of a draw. where: for the error. Raises PreftuneError where the sampler's own are others."""
         room = self.room
-        logprobs, mask = self.table(lambda b: batch_logprobs(room.model, b, temperature=self.config.temperature)[0], draw.groups)
+        logprobs, mask = self.policy_logprobs(draw.groups)
         ref_logprobs = self._reference(draw.groups)
         sampled = torch.nn.utils.rnn.pad_sequence([torch.tensor(s.logprobs) for s in draw.samples], batch_first=True)
         gap = float(torch.where(mask, logprobs - sampled, 0.0).abs().max())
@@ -180,6 +203,10 @@ class Rollouts:
                 "One of temperature, mask, positions or dropout differs between them: report this with the model's name.",
             )
         return Experience(draw.groups, draw.samples, draw.scores, logprobs, ref_logprobs, mask, gap, failed=draw.failed, told=draw.told)
+
+    def policy_logprobs(self, groups: Sequence[Group]) -> tuple[Tensor, Tensor]:
+        """Return (log π of each completion token [S, N], mask [S, N]) of the policy as it is now."""
+        return self.table(lambda b: batch_logprobs(self.room.model, b, temperature=self.config.temperature)[0], groups)
 
     def table(self, compute: Callable[[Any], Tensor], groups: Sequence[Group]) -> tuple[Tensor, Tensor]:
         """Return (what `compute` says of each completion token [S, N], mask [S, N]) on the CPU."""
@@ -199,13 +226,33 @@ class Rollouts:
             return self.table(lambda b: batch_logprobs(model, b, temperature=self.config.temperature)[0], groups)[0]
 
 
-def _set_scale(state: dict[str, Any], raw: Tensor) -> None:
+def shares_base(config: OnlineConfig, room: Room) -> bool:
+    """Say whether the reward model is a LoRA adapter trained on the very model that the policy starts from, with one of its own."""
+    run = find(config.reward_model, room.project)
+    plain = config.adapter is not None and config.adapter.kind != "qlora"  # on a base in 4 bits its scores would be others
+    return plain and (run / ON_BASE).exists() and bool(read_manifest(run)["inputs"]["model"] == hash_folder(room.base))
+
+
+def _set_unit(state: dict[str, Any], raw: Tensor, unit: str) -> None:
     # The first step's samples come from the reference itself: their mean and sd make the score's unit, so that
     # kl_coef and no_eos_score mean the same on every reward. Where they are all alike, the unit is the reward's own.
-    if "mean" not in state:
-        state["mean"] = float(raw.mean())
-        deviation = float(raw.std(correction=int(len(raw) > 1)))
-        state["sd"] = deviation if deviation > NO_SPREAD * max(1.0, abs(state["mean"])) else 1.0
+    if unit == "start" and "mean" in state:
+        return
+    mean, deviation = float(raw.mean()), float(raw.std(correction=int(len(raw) > 1)))
+    if unit == "running":
+        seen = with_values(Moments(*state.get("seen", ())), raw)
+        state["seen"], mean, deviation = list(astuple(seen)), seen.mean, seen.deviation
+    state["mean"], state["sd"] = mean, deviation if deviation > NO_SPREAD * max(1.0, abs(mean)) else 1.0
+    if unit == "own":
+        state["mean"], state["sd"] = 0.0, 1.0
+
+
+def _shaped(scores: Tensor, finished: Tensor, config: OnlineConfig) -> Tensor:
+    scoring = config.scoring
+    if scoring.clip is not None:
+        scores = scores.clamp(-scoring.clip, scoring.clip)
+    missing_end = replace_missing_end if scoring.missing_end == "replace" else add_missing_end
+    return missing_end(scores, finished, no_eos_score=config.no_eos_score)
 
 
 def _filled(scores: Tensor, failed: Tensor, samples_per_prompt: int) -> Tensor:
@@ -285,9 +332,13 @@ def learned_tokens(groups: Sequence[Group]) -> float:
     return float(sum(g.num_completion_tokens for g in groups))
 
 
-def insist_on_ratio_1(ratio: float, where: str) -> None:
-    """Raise PreftuneError unless the policy that learns first is the one that sampled."""
-    if abs(ratio - 1) > 0.02:
+def insist_on_ratio_1(ratio: float, where: str, *, approx_kl: float = 0.0) -> None:
+    """Raise PreftuneError unless the policy that learns first is the one that sampled.
+
+    ratio: the mean over tokens, in which some above and some below could make 1. approx_kl: half their mean squared log-ratio, which
+    they cannot make 0.
+    """
+    if abs(ratio - 1) > 0.02 or approx_kl > FIRST_KL:
         raise PreftuneError(f"the first ratio is {ratio:.4f} and not 1", where, "Is dropout on? Report this.")
 
 
@@ -308,8 +359,24 @@ def health(experience: Experience) -> dict[str, float]:
         "reward/score_sd": float(experience.scores.std(correction=0)),
         "kl/k3": float(k3(experience.behaviour_logprobs, experience.ref_logprobs, experience.mask).sum(1).mean()),
         "policy/sampler_gap": experience.sampler_gap,
+        **text_metrics([sample.ids for sample in experience.samples]),
         **experience.told,
     }
+
+
+def watch(loop: Loop, config: OnlineConfig, *, kl_target: float | None = None) -> str | None:
+    """Say each trouble once that the run's rows show, and return the name of one that the run is to stop on."""
+    said, texts = loop.state.setdefault("troubles", []), loop.state.setdefault("warnings", [])
+    found = findings(read_metrics(loop.work.path), kl_target=kl_target)
+    for trouble in found:
+        if trouble.name not in said:
+            said.append(trouble.name)
+            texts.append(trouble.text)
+            loop.progress.note(trouble.text)
+    stop = next((trouble.name for trouble in found if trouble.name in config.stop_on), None)
+    if stop is not None:
+        loop.progress.note(f'Stopped after step {loop.done} of {loop.total}, since stop_on names "{stop}".')
+    return stop
 
 
 def keep_samples(folder: Path, step: int, experience: Experience, room: Room) -> None:

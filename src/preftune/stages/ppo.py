@@ -8,43 +8,45 @@
         advantages, returns = GAE(rewards, values); advantages whitened over all tokens          Schulman et al. 1506.02438
         for each epoch, for each minibatch (shuffled by the seed):
             policy:  mean over tokens of max(− A ρ, − A clip(ρ, 1 ± clip_range))                 Schulman et al. 1707.06347, eq. 7
+                     + ptx_coef · NLL of other texts, where that is set                          Ouyang et al. 2203.02155, eq. 2
             critic:  mean over tokens of ½ max((V − R)², (clip(V, V_old ± clip_range) − R)²)
             stop the epochs early where the policy has moved too far from the one that sampled
         kl_coef moves so that the KL a completion nears kl_target                                Ziegler et al. §2.2
 
 The log-probs of the sampling policy are computed again by the trainer's own forward pass, so the first ratio is 1; the
-sampler's own are compared with them, and the run stops where they differ. Start it with
+sampler's own are compared with them, and the run stops where they differ. Where the reward model was trained with LoRA from the
+very model that the policy starts from, all four roles are adapters on one base in memory. Each detail with its source, its test and its
+switch: docs/ppo.md. Start it with
 
     preftune train ppo data=snapshots/… model=runs/<sft> reward_model=runs/<reward>
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from preftune.data.batches import Encoded, Group, batch_indices
-from preftune.losses.advantages import explained_variance, gae, token_rewards, whiten
-from preftune.losses.kl import adapt_kl_coef
-from preftune.losses.policy import clip_fraction, clipped_surrogate, clipped_value_loss, policy_ratio
+from preftune.data.batches import Encoded, Group, batch_indices, split_by_budget
+from preftune.losses.advantages import explained_variance, gae, scale_around_mean, whiten, with_score
+from preftune.losses.kl import adapt_kl_coef, k1, k2, k3
+from preftune.losses.policy import clip_fraction, clipped_surrogate, clipped_value_loss, policy_ratio, value_loss
 from preftune.losses.reduce import masked_mean, to_sequences
 from preftune.manifest import disk_errors
-from preftune.models.adapter import add_adapter, trainable
-from preftune.models.heads import load_reward_model, scalar_head, token_values, with_scalar_head
-from preftune.models.load import batch_logprobs, device_of, find, load_causal_lm, load_tokenizer
+from preftune.models.adapter import trainable
+from preftune.models.heads import values_of
+from preftune.models.load import batch_logprobs, hidden_states, logprobs_of
+from preftune.models.one_base import policy_role
 from preftune.progress import Progress, Silent
 from preftune.stages.common import Room, finish, open_room, resolved, save_policy, start
 from preftune.stages.experience import (
-    KL_STOP,
     Experience,
-    OnlineConfig,
     Rollouts,
     health,
     insist_on_ratio_1,
@@ -56,24 +58,22 @@ from preftune.stages.experience import (
     optimise,
     planned_steps,
     prompts_of,
+    shares_base,
+    watch,
 )
+from preftune.stages.ppo_config import PPOConfig as PPOConfig  # is told by this stage, as those of the others
+from preftune.stages.ppo_critic import Critic, open_critic
+from preftune.stages.ptx import open_mix
+from preftune.tensors import TokenBatch
 from preftune.training.loop import Loop
+from preftune.training.moving import MovingReference
 from preftune.training.optim import adamw, lr_at
 from preftune.training.plan import Plan, make_plan
-from preftune.training.step import Loss, Step, mean_metric
+from preftune.training.step import Loss, Step, mean_metric, train_step
 
 KL_HORIZON = 10_000  # completions over which kl_coef may move by its whole range (Ziegler et al., code)
-
-
-class PPOConfig(OnlineConfig):
-    """Settings of `preftune train ppo`."""
-
-    value_lr: float = Field(3e-4, gt=0, description="critic's peak learning rate")
-    kl_coef: float = Field(0.05, ge=0, description="weight of the KL to the start in the reward (2009.01325 uses 0.05)")
-    kl_target: float | None = Field(None, gt=0, description="KL a completion, nats, that kl_coef is steered to; null = fixed kl_coef")
-    clip_range: float = Field(0.2, gt=0, lt=1, description="allowed change of a token's probability, and of its value")
-    gamma: float = Field(1.0, gt=0, le=1, description="discount")
-    gae_lambda: float = Field(0.95, ge=0, le=1, description="GAE's lambda")
+ADAM_EPS = 1e-5  # the papers' code; at torch's 1e-8 the first steps are many times larger
+ESTIMATORS = {"k1": k1, "k2": k2, "k3": k3}
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,15 @@ class Batch:
     returns: Tensor
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A micro-batch, its loss, and what it counts in the one division."""
+
+    groups: list[Group]
+    loss: Callable[[list[Group]], Loss]
+    count: float
+
+
 def run(config: PPOConfig, out: Path = Path("runs"), *, progress: Progress | None = None) -> Path:
     """Train, and return the run's folder; the same config again returns the same folder, an interrupted one goes on."""
     progress = progress or Silent()
@@ -95,12 +104,10 @@ def run(config: PPOConfig, out: Path = Path("runs"), *, progress: Progress | Non
     room = open_room(config, out, progress)
     learner = _Learner(config, room, progress)
     prompts = prompts_of(config, room)
-    models, optimisers = (
-        {"policy": room.model, "critic": learner.critic},
-        {"policy": learner.policy_optimiser, "critic": learner.critic_optimiser},
-    )
-    loop = Loop(work, name="PPO", total=config.steps, models=models, optimisers=optimisers, progress=progress)
+    loop = Loop(work, name="PPO", total=config.steps, models=learner.models, optimisers=learner.optimisers, progress=progress)
     loop.state.setdefault("kl_coef", config.kl_coef)
+    learner.follow_policy(loop.state)
+    stopped = None
 
     for step in loop.steps():
         chosen = batch_indices(len(prompts.groups), config.prompts_per_step, step, seed=config.seed)
@@ -114,23 +121,41 @@ def run(config: PPOConfig, out: Path = Path("runs"), *, progress: Progress | Non
             )
         keep_samples(work.path, step, batch.experience, room)
         loop.log(step, {**seen, **_foresight(batch), **metrics, "kl/coef": loop.state["kl_coef"]})
-    save_policy(room, work.path)
+        stopped = watch(loop, config, kl_target=config.kl_target)
+        if stopped is not None:
+            break
     with disk_errors(work.path):
-        save_file({k: p.detach().contiguous() for k, p in trainable(learner.critic).items()}, work.path / "critic.safetensors")
-    return finish(room, work, final, loop, prompts, steps=config.steps, score_mean=loop.state["mean"], score_sd=loop.state["sd"])
+        save_file(learner.critic.weights(), work.path / "critic.safetensors")
+    one_base = learner.rollouts.one_base
+    save_policy(room, work.path)
+    facts = {"score_mean": loop.state["mean"], "score_sd": loop.state["sd"], "one_base": one_base}
+    facts |= {"warnings": loop.state["warnings"], "stopped_on": stopped}
+    return finish(room, work, final, loop, prompts, steps=loop.done, **facts)
 
 
 class _Learner:
-    """The four roles: policy, reference, reward model, critic; and the two optimisers."""
+    """The four roles: policy, reference, reward model, critic; and the optimisers."""
 
     def __init__(self, config: PPOConfig, room: Room, progress: Progress) -> None:
         self.config, self.room = config, room
         self.rollouts = Rollouts(config, room, progress)
-        self.critic = _critic_of(find(config.reward_model, room.project), config, room)
-        self.policy_optimiser, self.critic_optimiser = adamw(room.model, eps=1e-5), adamw(self.critic, eps=1e-5)
-        progress.note(
-            f"policy: {room.trained_parameters:,} trained parameters; critic: {sum(p.numel() for p in trainable(self.critic).values()):,}"
-        )
+        self.policy: nn.Module = policy_role(room.model) if self.rollouts.one_base else room.model
+        self.critic: Critic = open_critic(config, room, one_base=self.rollouts.one_base)
+        if self.critic.shared is None:
+            self.models: dict[str, nn.Module] = {"policy": self.policy, "critic": self.critic.module}
+        else:
+            self.models = {"policy": nn.ModuleList([self.policy, self.critic.module])}
+        self.optimisers = {name: adamw(model, eps=ADAM_EPS) for name, model in self.models.items()}
+        self.mix = open_mix(room, config.ptx_coef, config.ptx_text, seed=config.seed) if config.ptx_coef is not None else None
+        self.moving: MovingReference | None = None
+        counts = {name: sum(p.numel() for p in trainable(model).values()) for name, model in self.models.items()}
+        where = "; all roles on one base" if self.rollouts.one_base else ""
+        progress.note("; ".join(f"{name}: {count:,} trained parameters" for name, count in counts.items()) + where)
+
+    def follow_policy(self, state: dict[str, Any]) -> None:
+        """Open the reference that follows the policy, where the config asks for one. state: the loop's, once it is restored."""
+        if self.config.reference_ema is not None:
+            self.moving = MovingReference(self.policy, state)
 
     def sample(self, groups: list[Group], step: int, state: dict[str, Any]) -> Batch:
         """Sample, score and weigh one step's completions."""
@@ -138,91 +163,124 @@ class _Learner:
         draw = learnable(self.rollouts.draw(groups, step, state))
         experience = self.rollouts.measure(draw, f"PPO step {step + 1}")
         logprobs, mask = experience.behaviour_logprobs, experience.mask
-        values, _ = self.rollouts.table(lambda b: token_values(self.critic, b), experience.groups)
-        rewards = token_rewards(logprobs, experience.ref_logprobs, experience.scores, mask, kl_coef=state["kl_coef"])
+        values, _ = self.rollouts.table(self._values, experience.groups)
+        anchor = experience.ref_logprobs
+        if self.moving is not None:  # the KL that is told stays that to the start
+            with self.moving.in_place():
+                anchor = self.rollouts.table(lambda b: batch_logprobs(self.room.model, b, temperature=config.temperature)[0], draw.groups)[
+                    0
+                ]
+        penalties = -state["kl_coef"] * ESTIMATORS[config.kl_estimator](logprobs, anchor, mask)
+        rewards = with_score(penalties, experience.scores, mask)
+        if config.scoring.whiten_rewards:
+            rewards = scale_around_mean(rewards, mask)
         estimate = gae(rewards, values, mask, gamma=config.gamma, gae_lambda=config.gae_lambda)
-        return Batch(experience, values, whiten(estimate.advantages, mask), estimate.returns)
+        advantages = whiten(estimate.advantages, mask) if config.whiten == "batch" else estimate.advantages
+        return Batch(experience, values, advantages, estimate.returns)
 
     def learn(self, batch: Batch, step: int) -> dict[str, float]:
         """Do the epochs over one step's samples; return the means of the metrics over all optimiser steps."""
         config = self.config
         done: list[dict[str, float]] = []
         scale = lr_at(step, total=config.steps, lr=1.0, warmup=config.warmup)
-        for minibatch in minibatches(config, batch.experience.groups, step):
-            policy = self._step(minibatch, self._policy_loss(batch), self.room.model, self.policy_optimiser, config.lr * scale, step)
-            critic = self._step(minibatch, self._value_loss(batch), self.critic, self.critic_optimiser, config.value_lr * scale, step)
-            if not done:
-                insist_on_ratio_1(policy.metrics["policy/ratio"], f"PPO step {step + 1}")
-            losses = {"loss/policy": policy.loss, "loss/value": critic.loss, "grad_norm": policy.grad_norm}
-            done.append({**policy.metrics, **critic.metrics, **losses})
-            if done[-1]["policy/approx_kl"] > KL_STOP:
+        for number, minibatch in enumerate(minibatches(config, batch.experience.groups, step)):
+            told: dict[str, float] = {}
+            if step >= config.critic.warmup_steps:
+                own = _whitened(batch, minibatch) if config.whiten == "minibatch" else batch
+                update = step * config.epochs * config.minibatches + number
+                told = self._policy_step(own, minibatch, step, update, config.lr * scale)
+                if not done:
+                    insist_on_ratio_1(told["policy/ratio"], f"PPO step {step + 1}", approx_kl=told["policy/approx_kl"])
+            if self.critic.shared is None:
+                told["loss/value"] = self._critic_step(batch, minibatch, step, config.value_lr * scale).loss
+            done.append(told)
+            if config.kl_stop is not None and told.get("policy/approx_kl", 0.0) > config.kl_stop:
                 break
+        if self.moving is not None and config.reference_ema is not None:
+            self.moving.follow(1 - config.reference_ema)
         return {**means(done), "policy/updates": float(len(done)), "lr": config.lr * scale}
 
-    def _policy_loss(self, batch: Batch) -> Callable[[list[Group]], Loss]:
+    def _policy_step(self, batch: Batch, minibatch: list[Group], step: int, update: int, lr: float) -> dict[str, float]:
+        """Do one optimiser step on the policy, with what else its gradient holds: the mix, and a critic that is a head on it."""
+        config, mix = self.config, self.mix
+        sampled = split_by_budget(minibatch, config.token_budget)
+        others = split_by_budget(mix.examples(len(minibatch), update), config.token_budget) if mix is not None else []
+        # The one division is by the sampled tokens; the mix's tokens weigh so that their sum is coef · their mean.
+        weight = mix.coef * learned_tokens(minibatch) / sum(map(learned_tokens, others)) if mix is not None else 0.0
+        parts = [_Part(part, partial(self._policy_loss, batch), learned_tokens(part)) for part in sampled]
+        parts += [_Part(part, partial(self._mix_loss, weight), 0.0) for part in others]
+        done = train_step(
+            parts,
+            count=lambda part: part.count,
+            loss=lambda part: part.loss(part.groups),
+            parameters=trainable(self.models["policy"]).values(),
+            optimiser=self.optimisers["policy"],
+            lr=lr,
+            max_grad_norm=config.max_grad_norm,
+            where=f"PPO step {step + 1}",
+            name_batch=lambda part: "prompts " + ", ".join(str(g.index) for g in part.groups),
+        )
+        of_policy = done.loss
+        if mix is not None:
+            of_policy -= mix.coef * done.metrics["loss/ptx"]
+        if self.critic.shared is not None:
+            of_policy -= self.critic.shared * done.metrics["loss/value"]
+        return {**done.metrics, "loss/policy": of_policy, "grad_norm": done.grad_norm}
+
+    def _policy_loss(self, batch: Batch, groups: list[Group]) -> Loss:
+        config, tokens, experience = self.config, self.room.batch(groups), batch.experience
+        hidden = hidden_states(self.room.model, tokens)
+        logprobs, entropy = logprobs_of(hidden, self.room.model, tokens, temperature=config.temperature)
+        new, mask = to_sequences(logprobs, tokens.sequence, tokens.num_sequences)
+        old, advantages = (experience.rows(x, groups, mask) for x in (experience.behaviour_logprobs, batch.advantages))
+        values = clipped_surrogate(new, old, advantages, mask, clip_range=config.clip_range)
+        ratio = policy_ratio(new, old, mask).detach()
+        count = float(mask.sum())
+        metrics = {
+            "policy/ratio": mean_metric(ratio, mask),
+            "policy/clip_fraction": (float(clip_fraction(ratio, mask, clip_range=config.clip_range)) * count, count),
+            "policy/approx_kl": mean_metric(0.5 * (new - old) ** 2, mask),
+            "entropy": mean_metric(entropy, tokens.completion_mask),
+        }
+        if self.critic.shared is not None:
+            errors, _ = self._errors(batch, groups, tokens, values_of(hidden, self.critic.head, tokens))
+            metrics["loss/value"] = mean_metric(errors, mask)
+            values = values + self.critic.shared * errors
+        return Loss(values, mask.float(), metrics)
+
+    def _mix_loss(self, weight: float, groups: list[Group]) -> Loss:
+        tokens = self.room.batch(groups)
+        losses = -batch_logprobs(self.room.model, tokens)[0]
+        mask = tokens.completion_mask
+        return Loss(losses, weight * mask.float(), {"loss/ptx": mean_metric(losses, mask)})
+
+    def _critic_step(self, batch: Batch, minibatch: list[Group], step: int, lr: float) -> Step:
         def loss(groups: list[Group]) -> Loss:
             tokens = self.room.batch(groups)
-            logprobs, entropy = batch_logprobs(self.room.model, tokens, temperature=self.config.temperature)
-            new, mask = to_sequences(logprobs, tokens.sequence, tokens.num_sequences)
-            experience = batch.experience
-            old, advantages = (experience.rows(x, groups, mask) for x in (experience.behaviour_logprobs, batch.advantages))
-            values = clipped_surrogate(new, old, advantages, mask, clip_range=self.config.clip_range)
-            ratio = policy_ratio(new, old, mask).detach()
-            count = float(mask.sum())
-            clipped = float(clip_fraction(ratio, mask, clip_range=self.config.clip_range)) * count
-            return Loss(
-                values,
-                mask.float(),
-                {
-                    "policy/ratio": mean_metric(ratio, mask),
-                    "policy/clip_fraction": (clipped, count),
-                    "policy/approx_kl": mean_metric(0.5 * (new - old) ** 2, mask),
-                    "entropy": mean_metric(entropy, tokens.completion_mask),
-                },
-            )
+            errors, mask = self._errors(batch, groups, tokens, self._values(tokens))
+            return Loss(errors, mask.float())
 
-        return loss
+        model, optimiser, where = self.models["critic"], self.optimisers["critic"], f"PPO step {step + 1}"
+        return optimise(self.config, minibatch, count=learned_tokens, loss=loss, model=model, optimiser=optimiser, lr=lr, where=where)
 
-    def _value_loss(self, batch: Batch) -> Callable[[list[Group]], Loss]:
-        def loss(groups: list[Group]) -> Loss:
-            tokens = self.room.batch(groups)
-            new, mask = to_sequences(token_values(self.critic, tokens), tokens.sequence, tokens.num_sequences)
-            old, returns = (batch.experience.rows(x, groups, mask) for x in (batch.values, batch.returns))
-            return Loss(clipped_value_loss(new, old, returns, mask, clip_range=self.config.clip_range), mask.float())
+    def _values(self, tokens: TokenBatch) -> Tensor:
+        return values_of(hidden_states(self.critic.body, tokens), self.critic.head, tokens)
 
-        return loss
-
-    def _step(
-        self,
-        groups: list[Group],
-        loss: Callable[[list[Group]], Loss],
-        model: nn.Module,
-        optimiser: torch.optim.Optimizer,
-        lr: float,
-        step: int,
-    ) -> Step:
-        where = f"PPO step {step + 1}"
-        return optimise(self.config, groups, count=learned_tokens, loss=loss, model=model, optimiser=optimiser, lr=lr, where=where)
+    def _errors(self, batch: Batch, groups: list[Group], tokens: TokenBatch, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the critic's loss of each token, [S, N], and the mask. values: [B, T], as the critic says now."""
+        new, mask = to_sequences(values, tokens.sequence, tokens.num_sequences)
+        old, returns = (batch.experience.rows(x, groups, mask) for x in (batch.values, batch.returns))
+        clip_range = self.config.critic.clip_range
+        if clip_range is None:
+            return value_loss(new, returns, mask), mask
+        return clipped_value_loss(new, old, returns, mask, clip_range=clip_range), mask
 
 
-def _critic_of(reward_path: Path, config: PPOConfig, room: Room) -> nn.Module:
-    device = device_of(room.model)
-    if load_tokenizer(reward_path).get_vocab() == room.renderer.tokenizer.get_vocab():
-        critic = load_reward_model(reward_path, device=device)
-    else:  # it reads other tokens, and a critic must read the policy's
-        critic = with_scalar_head(load_causal_lm(room.base, device=device), seed=config.seed)
-    old = scalar_head(critic)
-    # The reward model's body, but a head of zeros: the reward's own head means something on the last token alone, and on the
-    # others it is wilder than the returns (explained variance −9 on the sample), so that its advantages are noise. Zero is the mean
-    # of the scores in their unit.
-    head = nn.Linear(old.in_features, 1, bias=True, device=device)
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
-    name = next(n for n, m in critic.named_children() if m is old)
-    setattr(critic, name, head)
-    wrapped: nn.Module = add_adapter(critic, config.adapter, seed=config.seed) if config.adapter else critic.requires_grad_(True)
-    scalar_head(wrapped).requires_grad_(True)
-    return wrapped
+def _whitened(batch: Batch, minibatch: Sequence[Group]) -> Batch:
+    """Return the batch with the advantages of one minibatch whitened among themselves."""
+    experience, chosen = batch.experience, {group.index for group in minibatch}
+    own = torch.tensor([group.index in chosen for group in experience.groups for _ in group.completions])
+    return replace(batch, advantages=whiten(batch.advantages, experience.mask & own[:, None]))
 
 
 def _foresight(batch: Batch) -> dict[str, float]:
@@ -251,5 +309,5 @@ def plan(config: PPOConfig, out: Path = Path("runs")) -> Plan:
         passes=config.epochs,
         forward_passes=6,
         learners=2,
-        resident_models=3 if config.adapter else 4,
+        resident_models=1 if shares_base(config, room) else 3 if config.adapter else 4,
     )

@@ -33,7 +33,7 @@ from preftune.data.snapshot import Snapshot
 from preftune.errors import DataError, PreftuneError
 from preftune.losses import reward as losses
 from preftune.models.adapter import merge_in_place, trainable
-from preftune.models.heads import end_scores, load_reward_heads, mean_of_heads, save_reward_model, scalar_head, with_scalar_head
+from preftune.models.heads import end_scores, load_reward_heads, save_reward_model, scalar_head, with_scalar_head
 from preftune.models.load import forget_weights, name_in, unwrap
 from preftune.models.one_base import ON_BASE, save_head
 from preftune.progress import Progress, Silent
@@ -304,8 +304,7 @@ def _save(
     before = score_groups(room, probes, 1 << 20)
     if hasattr(policy, "peft_config"):  # the same once more in small: PPO can put it on a base that it has in memory already
         save_adapter(policy, folder / ON_BASE, base=name_in(room.base, room.project))
-        head = scalar_head(room.model)
-        save_head(mean_of_heads(head, [sd for _, sd in members]) if members else head, folder / ON_BASE)
+        save_head(scalar_head(room.model), folder / ON_BASE)
     merge_in_place(policy)  # the backbone is shared with the reward model
     whole = unwrap(room.model)
     save_reward_model(whole, room.renderer, folder / "model", mean=mean, deviation=deviation, members=members)

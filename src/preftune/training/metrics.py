@@ -10,6 +10,7 @@ METRICS = {
     "loss/train": "The stage's loss, the mean over the step's whole batch. DPO starts at log 2 = 0.693; a reward model near it.",
     "loss/preference": "Reward model: the loss without the small term that centres the scores.",
     "loss/policy": "PPO: the clipped surrogate, mean over tokens. Its size says little; see reward/score.",
+    "loss/ptx": "PPO with ptx_coef: negative log-likelihood of the mix, nats a token, before it is weighted. Should not rise.",
     "loss/value": "PPO: half the squared error of the critic, mean over tokens. Should fall.",
     "loss/held_out": "The stage's loss on the held-out examples, every eval_every steps. Rising while loss/train falls: memorised.",
     "accuracy/held_out": "Share of the held-out pairs whose chosen answer comes out ahead, every eval_every steps.",

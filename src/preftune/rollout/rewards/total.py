@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from preftune.data.batches import Group
 from preftune.errors import ConfigError, PreftuneError
@@ -137,10 +137,12 @@ def open_rewards(
     token_budget: int = 2048,
     run: str = "",
     facts: Sequence[Mapping[str, Any]] | None = None,
+    loaded: Mapping[str, nn.Module] | None = None,
 ) -> Rewards:
     """Open every source; what is wrong with one is said here, before anything is sampled.
 
     project: what relative paths are looked for in, and where a judge's verdicts are kept (cache/judge.db). renderer: the policy's.
+    loaded: reward models that are in memory already, by the name that a source gives them.
     run: whose budget a judge's calls count in. facts: those of all prompts, to see that no rule asks for what none of them has.
     """
     insist_on_names(sources)
@@ -150,7 +152,7 @@ def open_rewards(
     with ExitStack() as stack:
         opened: list[Reward] = []
         for source in sources:
-            reward = _opened(source, project, renderer, progress, device, token_budget, run)
+            reward = _opened(source, project, renderer, progress, device, token_budget, run, loaded or {})
             stack.callback(reward.close)
             opened.append(reward)
         stack.pop_all()
@@ -158,14 +160,21 @@ def open_rewards(
 
 
 def _opened(
-    source: RewardSource, project: Path, renderer: Renderer, progress: Progress, device: torch.device, token_budget: int, run: str
+    source: RewardSource,
+    project: Path,
+    renderer: Renderer,
+    progress: Progress,
+    device: torch.device,
+    token_budget: int,
+    run: str,
+    loaded: Mapping[str, nn.Module],
 ) -> Reward:
     match source.kind:
         case "model":
             from preftune.rollout.rewards.models import ModelReward
             from preftune.rollout.score import load_scorer
 
-            scorers = [load_scorer(find(name, project), device=device) for name in source.models]
+            scorers = [load_scorer(find(name, project), device=device, model=loaded.get(name)) for name in source.models]
             return ModelReward(scorers, renderer, source.uncertainty, progress, token_budget=token_budget)
         case "function":
             from preftune.rollout.rewards.function import FunctionReward
