@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from preftune.project import init_project
     from preftune.records import Candidate, Demonstration, Judgement, KWise, Message, Pair, Prompt
     from preftune.release.export import release as release_run
+    from preftune.release.provenance import judgements_behind
     from preftune.rollout.collect import sample_candidates
     from preftune.rollout.reward_probes import probe_reward
     from preftune.rollout.sources import SampleSettings
@@ -86,6 +87,7 @@ _PUBLIC = {
     "train_ppo": ("stages.ppo", "run"),
     "evaluate_model": ("evaluate.run", "evaluate"),
     "release_run": ("release.export", "release"),
+    "judgements_behind": ("release.provenance", "judgements_behind"),
     "run_demo": ("demo", "demo"),
     "describe_config": ("config", "describe"),
     "Filters": ("data.filters", "Filters"),
@@ -147,6 +149,7 @@ __all__ = [
     "export_preferences",
     "import_preferences",
     "init_project",
+    "judgements_behind",
     "label",
     "load_config",
     "load_snapshot",

@@ -230,8 +230,8 @@ def release(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run to release.")],
     evaluation: Annotated[Path | None, typer.Option(help="Its evaluation; by default the newest one in reports.")] = None,
     out: Annotated[Path, typer.Option(help="Where releases are kept.")] = Path("releases"),
-    force_reason: Annotated[
-        str | None, typer.Option("--force-reason", metavar="TEXT", help="Release although the gate refuses; the card says why.")
+    override: Annotated[
+        str | None, typer.Option("--override", metavar="REASON", help="Release although the gate refuses; the card prints the reason.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -246,7 +246,7 @@ def release(
 
     started = time.time()
     measured = evaluation or evaluation_of(run, Path("reports"))
-    folder = export(run, measured, out, force_reason=force_reason, progress=for_terminal())
+    folder = export(run, measured, out, override=override, progress=for_terminal())
     print_result(folder, started, f"read {folder / 'README.md'}", as_json=as_json)
 
 

@@ -225,7 +225,7 @@ def _release_best(directory: Path, folders: dict[str, Any], clock: _Clock, recip
     if candidates:
         best = max(candidates, key=lambda name: float(measured[name]["style"]["value"]))
         run, evaluation, out = folders["runs"][best], folders["evaluations"][best], directory / "releases"
-        folders["release"] = clock("release", lambda: release(run, evaluation, out, force_reason=reason, progress=progress))
+        folders["release"] = clock("release", lambda: release(run, evaluation, out, override=reason, progress=progress))
     else:
         progress.note("No method passed the gate, so nothing is released; the report says why.")
     return {name: list(gate.reasons) for name, gate in gates.items() if not gate.passed}

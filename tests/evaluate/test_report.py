@@ -96,7 +96,7 @@ def whole_story() -> Story:
             "ppo": replace(run("ppo", "9900", needs="cd34", seconds=300, rows=ppo), samples=samples),
         },
         snapshot={"id": "snap", "counts": counts, "groups": 480, "grouped_prompts": 40},
-        release={"id": "ee55", "inputs": {"run": "d0d0", "evaluation": "e1"}, "config": {"force_reason": None}},
+        release={"id": "ee55", "inputs": {"run": "d0d0", "evaluation": "e1"}, "config": {"override": None}},
     )
 
 
@@ -271,7 +271,7 @@ def test_a_refused_and_a_forced_release_are_said_with_their_reasons(tmp_path):
     check_structure(page_of(refused, tmp_path))
     others = replace(whole_story(), summary=whole_story().summary | {"refusals": {"ppo": ["Not proved."], "dpo": []}})
     assert verdict(others).endswith("DPO was released as releases/ee55. The gate refused PPO (RLHF).")
-    forced = replace(whole_story(), release={"inputs": {"run": "d0d0"}, "config": {"force_reason": "a test server needs it"}})
+    forced = replace(whole_story(), release={"inputs": {"run": "d0d0"}, "config": {"override": "a test server needs it"}})
     assert verdict(forced).endswith("it was released all the same, for this reason: “a test server needs it”.")
 
 

@@ -8,25 +8,31 @@ import re
 import shutil
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 
-from preftune.errors import ConfigError, ModelError, PreftuneError, Refused
-from preftune.manifest import hash_folder, read_manifest
+from preftune.data.store import Store
+from preftune.errors import ConfigError, DiskError, ModelError, PreftuneError, Refused
+from preftune.manifest import disk_errors, hash_folder, read_manifest
 from preftune.models.load import load_causal_lm, load_renderer
-from preftune.records import Message
+from preftune.records import Candidate, Judgement, Message, Prompt
 from preftune.release import export
+from preftune.release import folder as folder_module
 from preftune.release.export import release
+from preftune.release.folder import load_run, read_back, tell_older_readers, write_folder
+from preftune.release.provenance import judgements_behind
 
 REASON = "The facts of Python are not what this model is asked for."
 
 
 @pytest.fixture(autouse=True)
 def few_tokens(monkeypatch):
-    monkeypatch.setattr(export, "READ_BACK_TOKENS", 4)  # it is the folder that is tested here, not the length of its answers
+    monkeypatch.setattr(folder_module, "READ_BACK_TOKENS", 4)  # it is the folder that is tested here, not the length of its answers
 
 
 def card_of(folder: Path) -> tuple[dict, str]:
@@ -132,19 +138,19 @@ def test_a_run_whose_style_is_not_won_is_refused(project, adapter_run, evaluated
 
 def test_a_reason_forces_the_release_and_stands_in_the_card_and_the_manifest(project, adapter_run, evaluated, set_retention):
     set_retention("lost")
-    folder = release(adapter_run, evaluated(adapter_run), project / "releases", force_reason=REASON)
+    folder = release(adapter_run, evaluated(adapter_run), project / "releases", override=REASON)
     _, body = card_of(folder)
     assert body.index("Released against the gate") < body.index("## ")  # before any section
     assert REASON in body
     assert "Retention is lost" in body
     manifest = read_manifest(folder)
-    assert manifest["config"]["force_reason"] == REASON
+    assert manifest["config"]["override"] == REASON
     assert not manifest["gate"]["passed"]
 
 
 def test_a_reason_where_none_is_needed_makes_no_other_release(project, adapter_run, evaluated):
     report = evaluated(adapter_run)
-    folder = release(adapter_run, report, project / "releases", force_reason=REASON)
+    folder = release(adapter_run, report, project / "releases", override=REASON)
     assert "against the gate" not in (folder / "README.md").read_text()
     assert release(adapter_run, report, project / "releases") == folder
 
@@ -152,12 +158,12 @@ def test_a_reason_where_none_is_needed_makes_no_other_release(project, adapter_r
 def test_an_empty_reason_is_no_reason(project, adapter_run, evaluated, set_retention):
     set_retention("lost")
     with pytest.raises(ConfigError, match="the reason is empty"):
-        release(adapter_run, evaluated(adapter_run), project / "releases", force_reason=" \n")
+        release(adapter_run, evaluated(adapter_run), project / "releases", override=" \n")
 
 
 def test_no_reason_forces_an_evaluation_of_another_model(project, adapter_run, whole_run, evaluated):
     with pytest.raises(ConfigError, match="this evaluation is of another model"):
-        release(adapter_run, evaluated(whole_run), project / "releases", force_reason=REASON)
+        release(adapter_run, evaluated(whole_run), project / "releases", override=REASON)
 
 
 def test_a_snapshot_is_no_model_to_release(project, adapter_run, evaluated):
@@ -209,13 +215,13 @@ def change_the_template(folder: Path) -> None:
     ],
 )
 def test_a_folder_that_does_not_read_back_leaves_nothing(project, adapter_run, evaluated, monkeypatch, harm, words):
-    save = export.save_model
+    save = folder_module.save_model
 
     def save_badly(model, renderer, folder):
         save(model, renderer, folder)
         harm(folder)
 
-    monkeypatch.setattr(export, "save_model", save_badly)
+    monkeypatch.setattr(folder_module, "save_model", save_badly)
     with pytest.raises(ModelError, match=f"does not read back as the same: {words}"):
         release(adapter_run, evaluated(adapter_run), project / "releases")
     assert list((project / "releases").iterdir()) == []
@@ -292,9 +298,12 @@ def test_the_way_back_reaches_the_rows_of_the_store(project, chained_run, evalua
     assert {row["manifest"]["id"] for row in rows if row["manifest"]} == {chained_run.name, sft, snapshot}
 
 
-def test_a_snapshot_that_is_gone_is_said_and_does_not_stop_the_release(project, adapter_run, evaluated):
+def test_a_snapshot_that_is_gone_leaves_a_hole_in_the_card_which_only_a_reason_lets_through(project, adapter_run, evaluated):
+    report = evaluated(adapter_run)
     shutil.rmtree(project / "snapshots")
-    folder = release(adapter_run, evaluated(adapter_run), project / "releases")
+    with pytest.raises(Refused, match=r"The card would lack what only these could tell: the data snapshots/[0-9a-f]{12} is gone\."):
+        release(adapter_run, report, project / "releases")
+    folder = release(adapter_run, report, project / "releases", override=REASON)
     body = (folder / "README.md").read_text()
     assert "The snapshot that it learned from is not there any more." in body
     assert re.search(r"data: ([0-9a-f]{12}) `\1` \(gone since\)", body)
@@ -302,8 +311,11 @@ def test_a_snapshot_that_is_gone_is_said_and_does_not_stop_the_release(project, 
 
 def test_a_base_that_is_not_the_one_trained_on_stops_the_release(project, adapter_run, evaluated):
     (project / "base" / "LICENSE").write_text("Other words.\n")
+    report = evaluated(adapter_run)
+    with pytest.raises(Refused, match="the model base is changed"):
+        release(adapter_run, report, project / "releases")
     with pytest.raises(ModelError, match="is not the one that it was trained on"):
-        release(adapter_run, evaluated(adapter_run), project / "releases")
+        release(adapter_run, report, project / "releases", override=REASON)
     assert list((project / "releases").iterdir()) == []
 
 
@@ -318,3 +330,97 @@ def test_an_evaluation_that_is_cut_off_is_a_sentence(project, adapter_run, evalu
     (report / "evaluation.json").write_text('{"style": ')
     with pytest.raises(PreftuneError, match="this is not JSON"):
         release(adapter_run, report, project / "releases")
+
+
+def test_a_disk_that_fills_up_in_the_middle_leaves_nothing(project, adapter_run, evaluated, monkeypatch):
+    save = folder_module.save_model
+
+    def save_half(model, renderer, folder):
+        save(model, renderer, folder)
+        with disk_errors(folder), Path("/dev/full").open("wb") as full:
+            full.write(b"the next byte")
+
+    monkeypatch.setattr(folder_module, "save_model", save_half)
+    with pytest.raises(DiskError, match="the disk is full"):
+        release(adapter_run, evaluated(adapter_run), project / "releases")
+    assert list((project / "releases").iterdir()) == []
+
+
+def test_a_disk_too_small_for_the_release_is_met_before_anything_is_written(project, adapter_run, evaluated, monkeypatch):
+    monkeypatch.setattr(export.shutil, "disk_usage", lambda _: SimpleNamespace(free=50_000))
+    monkeypatch.setattr(export, "write_folder", lambda *_: pytest.fail("something was written"))
+    with pytest.raises(DiskError, match=r"the release needs 0 MiB and 0 MiB are free"):
+        release(adapter_run, evaluated(adapter_run), project / "releases")
+
+
+def test_what_transformers_5_renamed_is_there_under_the_name_that_others_read(tmp_path):
+    import transformers as hf
+
+    scaled = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    scaled["original_max_position_embeddings"] = 64
+    configs = {
+        "plain": hf.LlamaConfig(rope_parameters={"rope_type": "default", "rope_theta": 1e5}, dtype="float32"),
+        "scaled": hf.LlamaConfig(rope_parameters=scaled),
+        "two": hf.Gemma3TextConfig(num_hidden_layers=6),
+    }
+    written = {}
+    for name, config in configs.items():
+        config.save_pretrained(tmp_path / name)
+        before = hf.AutoConfig.from_pretrained(tmp_path / name).to_dict()
+        tell_older_readers(tmp_path / name / "config.json")
+        assert hf.AutoConfig.from_pretrained(tmp_path / name).to_dict() == before
+        written[name] = json.loads((tmp_path / name / "config.json").read_text())
+    assert (written["plain"]["rope_theta"], written["plain"]["torch_dtype"]) == (1e5, "float32")
+    assert "rope_scaling" not in written["plain"]
+    assert written["scaled"]["rope_scaling"] == {key: value for key, value in scaled.items() if key != "rope_theta"}
+    assert (written["two"]["rope_theta"], written["two"]["rope_local_base_freq"]) == (1e6, 1e4)
+
+
+def test_a_tied_head_is_written_once_and_an_untied_one_beside_the_embeddings(project, adapter_run, evaluated, tmp_path):
+    from safetensors import safe_open
+
+    folder = release(adapter_run, evaluated(adapter_run), project / "releases")
+    with safe_open(folder / "model.safetensors", "pt") as weights:
+        assert "lm_head.weight" not in weights.keys()  # noqa: SIM118
+    assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] is True
+
+    model, renderer = load_run(project / "base")
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach() * 1.5)
+    read_back(tmp_path / "untied", renderer, write_folder(model, renderer, tmp_path / "untied"))
+    with safe_open(tmp_path / "untied" / "model.safetensors", "pt") as weights:
+        assert not torch.equal(weights.get_tensor("lm_head.weight"), weights.get_tensor("model.embed_tokens.weight"))
+
+
+def test_a_padded_vocabulary_keeps_its_rows_and_one_that_is_too_small_is_refused(project, tmp_path):
+    model, renderer = load_run(project / "base")
+    tokens = len(renderer.tokenizer)
+    model.resize_token_embeddings(tokens, pad_to_multiple_of=64)
+    assert model.config.vocab_size > tokens
+    read_back(tmp_path / "padded", renderer, write_folder(model, renderer, tmp_path / "padded"))
+    assert json.loads((tmp_path / "padded" / "config.json").read_text())["vocab_size"] == model.config.vocab_size
+
+    model.resize_token_embeddings(tokens - 1)
+    with pytest.raises(ModelError, match=f"there are {tokens - 1} embeddings for {tokens} tokens"):
+        read_back(tmp_path / "cut", renderer, write_folder(model, renderer, tmp_path / "cut"))
+
+
+def test_the_way_back_ends_at_the_judgements_of_the_store(project, adapter_run, evaluated, tmp_path):
+    folder = release(adapter_run, evaluated(adapter_run), project / "releases")
+    rows = json.loads((folder / "provenance.json").read_text())
+    data = next(row for row in rows if row["role"] == "data")
+    made = datetime.fromisoformat(data["manifest"]["started"])
+    prompt, other = (Prompt(messages=(Message(role="user", content=text),)) for text in ("Which?", "Not learned from."))
+    judged = []
+    for asked, when in ((prompt, made - timedelta(days=1)), (prompt, made + timedelta(days=1)), (other, made - timedelta(days=1))):
+        answers = [Candidate(prompt_id=asked.id, text=text) for text in ("this", "that")]
+        ranking = tuple((answer.id,) for answer in answers)
+        judged.append((asked, answers, Judgement(prompt_id=asked.id, ranking=ranking, rater=str(when), created=when)))
+    data["prompt_ids"] = [prompt.id, "not in this store"]
+    (folder / "provenance.json").write_text(json.dumps(rows))
+    with Store.create(tmp_path / "store.db") as store:
+        for asked, answers, judgement in judged:
+            store.add([asked], answers, [judgement])
+        assert judgements_behind(folder, store) == {prompt.id: (judged[0][2],), "not in this store": ()}
+        with pytest.raises(PreftuneError, match=r"there is no provenance\.json that can be read"):
+            judgements_behind(project, store)

@@ -24,6 +24,13 @@ def test_a_model_that_won_and_kept_passes_with_no_reason(evaluation):
     assert "+31.4 points (95 % interval +26.1 to +36.2, n = 100)" in gate.checks[0].text
 
 
+def test_a_card_with_a_hole_refuses_and_is_asked_for_only_where_one_is_printed(evaluation):
+    assert judge(evaluation, holes=()).checks[-1].name == "card complete"
+    assert judge(evaluation, holes=()).passed
+    gate = judge(evaluation, holes=("the data snapshots/12 is gone", "the run is changed"))
+    assert gate.reasons == ("The card would lack what only these could tell: the data snapshots/12 is gone; the run is changed.",)
+
+
 def test_lost_and_not_proved_refuse_in_different_words(evaluation, set_retention):
     set_retention("lost")
     lost = only_reason(evaluation)

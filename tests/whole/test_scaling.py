@@ -141,7 +141,7 @@ def test_the_command_prints_the_table_and_its_choice_can_be_released(toy, capsys
     assert "is chosen: held-out preference won" in lines[3]
     chosen = Path(lines[-1].rpartition("preftune release ")[2])
     with pytest.raises(SystemExit) as leaving:
-        main(["release", str(chosen), "--force-reason", "This is a test."])
+        main(["release", str(chosen), "--override", "This is a test."])
     out, err = capsys.readouterr()
     assert leaving.value.code == 0, err
     assert out.startswith("releases/")
@@ -150,7 +150,7 @@ def test_the_command_prints_the_table_and_its_choice_can_be_released(toy, capsys
 def test_a_scaled_run_is_released_with_its_strength_on_the_card(toy, tmp_path):
     half = scaled_run(toy.run("dpo"), 0.5)
     measured = evaluation.evaluate(half, toy.data, base=toy.base, out=toy.folder / "reports", size="small")
-    folder = release(half, measured, toy.folder / "releases", force_reason="This is a test.")
+    folder = release(half, measured, toy.folder / "releases", override="This is a test.")
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "strength: 0.5" in card
     assert toy.run("dpo").name in card

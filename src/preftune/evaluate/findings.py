@@ -101,7 +101,7 @@ def _release(story: Story, sources: Sources) -> Markup:
     if path:
         what = f"{LABELS[story.released]} was released" if story.released else "A model was released"
         text = Markup("{} as {}.").format(what, sources.cite(str(path), "summary", "release"))
-        reason = story.release.get("config", {}).get("force_reason")
+        reason = story.release.get("config", {}).get("override")
         if reason:
             text += Markup(" The gate had refused it; it was released all the same, for this reason: “{}”.").format(reason)
         others = [LABELS.get(name, name) for name in refused if name != story.released]

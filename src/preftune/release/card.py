@@ -51,7 +51,7 @@ def card(
     chain: Origin,
     evaluation: Mapping[str, Any],
     gate: Gate,
-    force_reason: str | None,
+    override: str | None,
     *,
     release_id: str,
     evaluation_id: str,
@@ -59,13 +59,13 @@ def card(
 ) -> str:
     """Return the text of README.md.
 
-    chain: the run with all before it. force_reason: why it is released against the gate, or None. licence: the base's, as
+    chain: the run with all before it. override: why it is released against the gate, or None. licence: the base's, as
     its own card names it.
     """
     sections = [
         _metadata(chain, evaluation, release_id, licence),
         _opening(chain, evaluation, release_id),
-        _override(gate, force_reason),
+        _override(gate, override),
         _results(evaluation, evaluation_id),
         _retention(evaluation),
         _gate(gate),
@@ -122,10 +122,10 @@ def _opening(chain: Origin, evaluation: Mapping[str, Any], release_id: str) -> s
     return "\n".join(lines)
 
 
-def _override(gate: Gate, force_reason: str | None) -> str:
-    if force_reason is None:
+def _override(gate: Gate, override: str | None) -> str:
+    if override is None:
         return ""
-    given = " ".join(force_reason.split())
+    given = " ".join(override.split())
     return "\n".join(
         [
             "> **Released against the gate.** The gate refused this model:",

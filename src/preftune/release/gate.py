@@ -1,6 +1,6 @@
 """The gate: a model is released when its evaluation shows what was won, that nothing was lost, and that it stayed near its base.
 
-Five questions, each answered by one check with its numbers:
+Six questions, each answered by one check with its numbers:
 
 - preference won: the paired gain in style over the base is above 0 with its whole interval; where no style is measured, the
   win rate against the base is above one half with its whole interval;
@@ -11,12 +11,14 @@ Five questions, each answered by one check with its numbers:
   sample learned to stop after a function's docstring, with facts and texts kept: docs/benchmarks.md);
 - near the base: the mean KL from the base is at most 50 nats an answer. A best-of-n choice among 50 answers spends 3 nats, PPO on
   a small model 5 to 15, a DPO run that still writes sensible text 10 to 40; beyond 50 the answers are all but unknown to the base;
-- answers end: at least half of them end by themselves, and at most 10 points fewer than the base's where these are known.
+- answers end: at least half of them end by themselves, and at most 10 points fewer than the base's where these are known;
+- card complete, asked when a model is released: every run and snapshot on its way is still there and unchanged, so that the card
+  can be printed whole from their manifests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,18 +51,23 @@ class Gate:
     checks: tuple[Check, ...]
 
 
-def judge(evaluation: Mapping[str, Any]) -> Gate:
+def judge(evaluation: Mapping[str, Any], *, holes: Sequence[str] | None = None) -> Gate:
     """Return whether this evaluation (the content of evaluation.json) lets its model be released, and why not.
+
+    holes: what the card would lack, each in words; None where no card is to be printed, and the question is not asked.
 
     Where the evaluation has `before.ends_by_itself`, the base's share of answers that end, a fall of it is judged too.
     Raises DataError where a part of the evaluation is missing or is something else.
     """
     try:
-        checks = (_preference(evaluation), _retention(evaluation), _functions(evaluation), _drift(evaluation), _ending(evaluation))
+        checks = [_preference(evaluation), _retention(evaluation), _functions(evaluation), _drift(evaluation), _ending(evaluation)]
     except (KeyError, TypeError) as error:
         raise DataError(f"this is no evaluation of preftune ({error!r})", "evaluation.json", "Run preftune evaluate anew.") from error
+    if holes is not None:
+        told = f"The card would lack what only these could tell: {'; '.join(holes)}." if holes else "The card can be printed whole."
+        checks.append(Check("card complete", not holes, told))
     reasons = tuple(check.text for check in checks if not check.passed)
-    return Gate(not reasons, reasons, checks)
+    return Gate(not reasons, reasons, tuple(checks))
 
 
 def check_same_run(run: Path, evaluation: Path) -> None:

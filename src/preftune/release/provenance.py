@@ -5,13 +5,20 @@ Nothing is believed: each folder on the way is found by the name in its successo
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from preftune.data.snapshot_files import read_column
+from preftune.data.store import Store
+from preftune.errors import PreftuneError
 from preftune.manifest import MANIFEST, hash_folder, read_manifest
+from preftune.records import Judgement
+
+PROVENANCE = "provenance.json"
 
 Manifest = dict[str, Any]
 
@@ -66,6 +73,35 @@ def origin_of(run: Path) -> Origin:
     """Return a run as the origin of its release, with all before it. Raises PreftuneError where it is no run of ours."""
     manifest = read_manifest(run)
     return Origin("run", run.name, manifest["id"], "same", run, manifest, _origins(run, manifest))
+
+
+def holes(chain: Origin) -> tuple[str, ...]:
+    """Return what a card printed from this chain would lack: each folder on the way that is gone or changed, in words."""
+    lost = [f"the {origin.role.replace('_', ' ')} {origin.name} is {origin.state}" for origin in chain.walk() if origin.state != "same"]
+    return tuple(lost) if lost or chain.snapshots else ("no snapshot that it learned from is known",)
+
+
+def judgements_behind(release: Path, store: Store) -> dict[str, tuple[Judgement, ...]]:
+    """Return the judgements that shaped a release: id of a prompt that it learned from → what was judged before the snapshot was made.
+
+    release: a release's folder, of which provenance.json is read. A judgement that the snapshot's filters left out is listed too, as
+    are those that a later one supersedes; the snapshot's manifest says how they were brought together. Raises PreftuneError where the
+    folder is no release.
+    """
+    path = release / PROVENANCE
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise PreftuneError(f"there is no {PROVENANCE} that can be read ({error})", str(release), "Give a release's folder.") from error
+    frozen: dict[str, datetime] = {}  # prompt → when the last snapshot that holds it was made
+    for row in (row for row in rows if row["prompt_ids"]):
+        made = datetime.fromisoformat(row["manifest"]["started"]) + timedelta(seconds=1)  # it is told in whole seconds
+        frozen |= {prompt: max(made, frozen.get(prompt, made)) for prompt in row["prompt_ids"]}
+    found: dict[str, tuple[Judgement, ...]] = dict.fromkeys(frozen, ())
+    for prompt, _, judgements, _ in store.contents():
+        if prompt.id in frozen:
+            found[prompt.id] = tuple(j for j in judgements if j.created <= frozen[prompt.id])
+    return found
 
 
 def _origins(folder: Path, manifest: Manifest) -> tuple[Origin, ...]:
