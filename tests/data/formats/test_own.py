@@ -182,11 +182,11 @@ def test_what_is_set_aside_keeps_its_text_and_says_more(written: Callable[..., P
     [
         b"\xef\xbb\xbf" + GOOD_LINE + b"\r\n" + GOOD_LINE + b"\r\n",
         b"\n\n  \n" + GOOD_LINE + b"\n \n" + GOOD_LINE,
-        gzip.compress(GOOD_LINE + b"\n" + GOOD_LINE + b"\n"),
-        gzip.compress(b"\xef\xbb\xbf" + GOOD_LINE) + gzip.compress(b"\n" + GOOD_LINE),
+        gzip.compress(GOOD_LINE + b"\n" + GOOD_LINE + b"\n", mtime=0),
+        gzip.compress(b"\xef\xbb\xbf" + GOOD_LINE, mtime=0) + gzip.compress(b"\n" + GOOD_LINE, mtime=0),
         b"[" + GOOD_LINE + b"," + GOOD_LINE + b"]",
         b"\xef\xbb\xbf\r\n[\r\n" + GOOD_LINE + b",\r\n" + GOOD_LINE + b"\r\n]\r\n",
-        gzip.compress(json.dumps([GOOD, GOOD], indent=4).encode()),
+        gzip.compress(json.dumps([GOOD, GOOD], indent=4).encode(), mtime=0),
     ],
     ids=["BOM and CRLF", "blank lines", "gzip", "two gzip members", "array", "array with BOM and CRLF", "indented array in gzip"],
 )
@@ -250,7 +250,7 @@ def test_a_large_array_on_one_line_is_read_in_pieces(written: Callable[..., Path
     [
         (b"", "the file has no rows"),
         (b"\n \n", "the file has no rows"),
-        (gzip.compress(b""), "the file has no rows"),
+        (gzip.compress(b"", mtime=0), "the file has no rows"),
         (b"[]", "the file has no rows"),
         (b"prompt chosen\na b\n", "no row can be read; line 1: the line is not JSON"),
         (b"1\n2\n", "the rows are no JSON objects"),
