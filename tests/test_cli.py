@@ -18,7 +18,7 @@ from preftune.cli import main
 from preftune.errors import ConfigError, DataError, PreftuneError, Refused, Stopped
 from preftune.manifest import hash_folder, write_json
 
-COMMANDS = "demo init import mine sample label check advise snapshot export train evaluate tune scale report release config".split()
+COMMANDS = "demo init import mine sample label check advise snapshot export train evaluate probe tune scale report release config".split()
 GOOD = {"prompt": "Sort a list.", "chosen": "sorted(items)", "rejected": "items.sort()"}
 
 
@@ -224,9 +224,10 @@ def test_config_prints_yaml_to_start_from_and_a_schema_for_editors(capsys):
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo"])
-def test_a_stage_has_at_most_25_keys_and_each_is_described(stage):
+def test_a_stage_has_few_keys_and_each_is_described(stage):
     keys = stage_functions(Stage(stage)).config.model_fields
-    assert len(keys.keys() - {"rewards"}) <= 25  # a list of what is learned from, which is as long as its owner makes it
+    # PPO's published details, each a switch where it matters, are ten keys more (docs/ppo.md).
+    assert len(keys) <= (35 if stage == "ppo" else 25)
     assert all(field.description for field in keys.values())
 
 
@@ -234,6 +235,10 @@ def test_a_stage_has_at_most_25_keys_and_each_is_described(stage):
     ("words", "sentence"),
     [
         (["dpo", "data=d", "model=m", "learning_rate=1"], 'the command line: key "learning_rate" is unknown. Did you mean "lr"?'),
+        (
+            ["ppo", "data=d", "model=m", "reward_model=r", "top_p=0.9"],
+            'the command line: key "top_p" is refused: a policy has to learn from',
+        ),
         (["dpo", "none.yaml"], "none.yaml: there is no such file."),
         (["dpo", "data=d", "model=m", "beta=0"], 'key "beta" is 0: Input should be greater than 0.'),
         (["dpo", "data=no-such", "model=m"], 'key "data": there is no "no-such".'),

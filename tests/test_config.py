@@ -168,3 +168,18 @@ def test_the_described_config_is_yaml_that_says_what_the_defaults_say(tmp_path):
     path = write(tmp_path / "x.yaml", text.replace("model:", "model: m"))
     assert load_config(Example, path) == Example(model="m")
     assert values["prompts_per_step"] == json.loads(Example(model="m").model_dump_json())["prompts_per_step"]
+
+
+class Policy(Config):
+    """A stage that draws."""
+
+    model: str = Field(description="The model folder.")
+    temperature: float = Field(1.0, gt=0, description="Of the draws.")
+
+
+@pytest.mark.parametrize("key", ["top_p", "top_k", "min_p", "repetition_penalty"])
+def test_what_narrows_the_draws_is_refused_with_the_reason_where_a_policy_learns_from_them(key):
+    with pytest.raises(ConfigError, match=f'key "{key}" is refused: a policy has to learn from draws of the very probabilities'):
+        load_config(Policy, overrides=["model=base", f"{key}=0.9"], stage="ppo")
+    with pytest.raises(ConfigError, match=f'key "{key}" is unknown'):
+        load_config(Example, overrides=["model=base", f"{key}=0.9"], stage="sft")

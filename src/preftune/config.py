@@ -105,6 +105,8 @@ def _sentence(model: type[BaseModel], error: Any) -> str:
     path = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         key = str(error["loc"][-1])
+        if key in NARROWING and "temperature" in _keys(model):
+            return f'key "{path}" is refused: {BIASED}.'
         near = _synonym(key, model) or difflib.get_close_matches(key, _keys(model), n=1, cutoff=0.5)
         hint = f' Did you mean "{near[0]}"?' if near else ""
         return f'key "{path}" is unknown.{hint}'
@@ -126,6 +128,14 @@ def _keys(model: type[BaseModel]) -> list[str]:
 # What users of the peers type, and what we call it.
 SYNONYMS = {"learning_rate": "lr", "num_train_epochs": "epochs", "num_epochs": "epochs", "batch": "batch_size", "lora": "adapter",
             "lora_r": "adapter", "model_name_or_path": "model", "max_grad_norm_clip": "max_grad_norm", "dataset": "data"}  # fmt: skip
+
+
+# What the peers take and ours does not, where a policy learns from its own draws.
+NARROWING = {"top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "repetition_penalty", "min_new_tokens", "min_tokens"}
+BIASED = (
+    "a policy has to learn from draws of the very probabilities that are scored, and this draws from others, so that "
+    "the ratio, the KL and the gradient would be wrong; temperature is the one setting of the draws, as it is in the scores too"
+)
 
 
 def _synonym(key: str, model: type[BaseModel]) -> list[str]:

@@ -72,7 +72,7 @@ def test_constant_rewards_and_empty_answers_are_said_once(asked, noted):
     scores = rewards.score(*asked([["", " "], ["a", "b"]]))
     rewards.score(*asked([["", " "], ["a", "b"]]))
     assert noted.notes == [
-        "All 4 rewards of a step are equal (0.25): nothing can be learned from them.",
+        "All 4 rewards of a step are equal (0.5): nothing can be learned from them.",
         "2 of 4 answers are empty; they are judged like any other.",
     ]
     assert scores.metrics()["reward/empty"] == 0.5

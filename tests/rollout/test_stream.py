@@ -1,0 +1,174 @@
+"""Requests that come and go while others run: each gets the tokens that it would get alone."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+
+from preftune.errors import ConfigError, DataError
+from preftune.models.load import load_causal_lm
+from preftune.rollout.stream import Batcher, closed_up, token_bytes
+
+CPU = torch.device("cpu")
+NEVER = frozenset({-1})
+
+
+def ids(length: int, seed: int) -> tuple[int, ...]:
+    return tuple(torch.randint(1, 300, (length,), generator=torch.Generator().manual_seed(seed)).tolist())
+
+
+@pytest.fixture(scope="module")
+def llama(tiny_folder):
+    return load_causal_lm(tiny_folder("llama"), device=CPU)
+
+
+def add(batcher: Batcher, prompt, seed: int = 1, **changes) -> int:
+    settings = {"temperature": 1.0, "max_new_tokens": 10, "stop_ids": NEVER}
+    return batcher.add(prompt, seed=seed, **{**settings, **changes})
+
+
+def drain(batcher: Batcher, into: dict[int, list[int]] | None = None) -> dict[int, list[int]]:
+    found = {} if into is None else into
+    while batcher.busy:
+        for drawn in batcher.step():
+            found.setdefault(drawn.handle, []).append(drawn.token)
+    return found
+
+
+def alone(model, prompt, seed: int = 1, **changes) -> list[int]:
+    batcher = Batcher(model, pad_id=0)
+    handle = add(batcher, prompt, seed, **changes)
+    return drain(batcher)[handle]
+
+
+def test_requests_added_while_others_run_get_the_tokens_that_they_get_alone(llama):
+    asked = [(ids(5, 1), 1, {}), (ids(20, 2), 2, {"temperature": 0.5}), (ids(5, 1), 3, {}), (ids(2, 4), 4, {"max_new_tokens": 25}),
+             (ids(9, 5), 5, {"temperature": 0.0}), (ids(90, 6), 6, {"top_p": 0.6})]  # fmt: skip
+    batcher, found, handles = Batcher(llama, pad_id=0, max_rows=4), {}, []
+    for prompt, seed, changes in asked:
+        handles.append(add(batcher, prompt, seed, **changes))
+        for _ in range(3):
+            for drawn in batcher.step():
+                found.setdefault(drawn.handle, []).append(drawn.token)
+    drain(batcher, found)
+    for handle, (prompt, seed, changes) in zip(handles, asked, strict=True):
+        assert found[handle] == alone(llama, prompt, seed, **changes)
+
+
+def test_each_step_gives_a_token_to_each_request_and_the_last_one_says_so(llama):
+    batcher = Batcher(llama, pad_id=0)
+    free = alone(llama, ids(5, 1), max_new_tokens=8)
+    stop = free[4]
+    assert stop not in free[:4]
+    first, second = add(batcher, ids(5, 1), stop_ids=frozenset({stop})), add(batcher, ids(7, 2), max_new_tokens=3)
+    steps = []
+    while batcher.busy:
+        steps.append(batcher.step())
+    assert [[d.handle for d in step] for step in steps] == [[first, second]] * 3 + [[first]] * 2
+    ends = {d.handle: (number, d.finished) for number, step in enumerate(steps) for d in step if d.last}
+    assert ends == {first: (4, True), second: (2, False)}
+    assert [d.token for step in steps for d in step if d.handle == first] == free[:5]
+    assert batcher.step() == []
+
+
+def test_a_cancelled_request_draws_nothing_more_and_leaves_its_place(llama):
+    batcher = Batcher(llama, pad_id=0, max_rows=2)
+    handles = [add(batcher, ids(4 + n, n), n) for n in range(4)]
+    batcher.step()
+    batcher.cancel(handles[0])  # one that runs
+    batcher.cancel(handles[3])  # one that waits
+    batcher.cancel(999)
+    assert [d.handle for d in batcher.step()] == [handles[1], handles[2]]
+    found = drain(batcher)
+    assert set(found) == {handles[1], handles[2]}
+    assert found[handles[2]] == alone(llama, ids(6, 2), 2)[1:]
+    batcher.cancel(handles[1])  # one that has ended
+    assert not batcher.busy
+
+
+def test_a_batcher_of_cancelled_requests_is_not_busy(llama):
+    batcher = Batcher(llama, pad_id=0)
+    handle = add(batcher, ids(4, 1))
+    batcher.step()
+    batcher.cancel(handle)
+    assert not batcher.busy
+    assert batcher.step() == []
+
+
+def test_a_prompt_is_computed_once_for_its_samples_even_where_they_wait_for_each_other(llama, monkeypatch):
+    fed = []
+    inner = llama.model.forward
+
+    @functools.wraps(inner)  # its signature tells what the cache is called
+    def counting(*args, input_ids, **kwargs):
+        fed.append(tuple(input_ids.shape))
+        return inner(*args, input_ids=input_ids, **kwargs)
+
+    monkeypatch.setattr(llama.model, "forward", counting)
+    batcher = Batcher(llama, pad_id=0, max_rows=2)
+    for seed in range(5):
+        add(batcher, ids(30, 3), seed, max_new_tokens=4)
+    found = drain(batcher)
+    assert len(found) == 5
+    assert [shape for shape in fed if shape[1] > 1] == [(1, 30)]
+    assert max(rows for rows, _ in fed) == 2
+
+
+def test_places_that_are_left_are_taken_again_so_that_the_batch_stays_full(llama):
+    batcher = Batcher(llama, pad_id=0, max_rows=3)
+    for n in range(9):
+        add(batcher, ids(3 + n, n), n, max_new_tokens=2 + n % 4)
+    widths = []
+    while batcher.busy:
+        widths.append(len(batcher.step()))
+    assert widths[:-4] == [3] * len(widths[:-4])
+    assert sum(widths) == sum(2 + n % 4 for n in range(9))
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2", "phi"])
+def test_as_many_rows_run_at_once_as_keep_their_keys_and_values_within_the_budget(tiny_folder, family):
+    model = load_causal_lm(tiny_folder(family), device=CPU)
+    out = model(input_ids=torch.tensor([[5, 6, 7]]), use_cache=True)
+    assert token_bytes(model) == sum(side.nbytes for layer in out.past_key_values.layers for side in (layer.keys, layer.values)) // 3
+
+    def rows(tokens: int) -> int:
+        batcher = Batcher(model, pad_id=0, cache_bytes=20 * 40 * token_bytes(model) + 1)
+        for seed in range(200):
+            add(batcher, (5, 6, 7), seed, max_new_tokens=tokens - 3)
+        return len(batcher.step())
+
+    assert [rows(tokens) for tokens in (40, 4, 400)] == [20, 128, 8]
+
+
+def test_the_memory_of_rows_goes_back_when_all_have_ended(llama):
+    batcher = Batcher(llama, pad_id=0)
+    for round_ in range(2):
+        handle = add(batcher, ids(300, 1), max_new_tokens=3)
+        assert drain(batcher)[handle] == alone(llama, ids(300, 1), max_new_tokens=3), round_
+        batcher.step()
+        assert not batcher._cache.layers
+
+
+@pytest.mark.parametrize(
+    "changes", [{"temperature": -0.1}, {"temperature": float("nan")}, {"top_p": 0.0}, {"top_p": 1.1}, {"max_new_tokens": 0}]
+)
+def test_settings_out_of_bounds_are_refused_with_all_their_values(llama, changes):
+    with pytest.raises(ConfigError, match="sampling: temperature .*, top_p .*, max_new_tokens"):
+        add(Batcher(llama, pad_id=0), ids(4, 1), **changes)
+
+
+def test_a_bad_request_leaves_those_that_run_alone(llama):
+    batcher = Batcher(llama, pad_id=0)
+    handle = add(batcher, ids(4, 1))
+    batcher.step()
+    with pytest.raises(DataError):
+        add(batcher, ())
+    assert len(drain(batcher)[handle]) == 9
+
+
+def test_closing_up_moves_the_last_rows_into_the_gaps():
+    assert closed_up(5, [1, 4]) == ([0, 3, 2], [(1, 3)])
+    assert closed_up(3, [0, 1, 2]) == ([], [])
+    assert closed_up(3, [2]) == ([0, 1], [])
