@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from preftune.rollout.collect import sample_candidates
     from preftune.rollout.reward_probes import probe_reward
     from preftune.rollout.sources import SampleSettings
+    from preftune.stages.group import GRPOConfig, RLOOConfig
+    from preftune.stages.group import grpo as train_grpo
+    from preftune.stages.group import rloo as train_rloo
     from preftune.stages.ppo import PPOConfig
     from preftune.stages.ppo import run as train_ppo
     from preftune.stages.preference import run as train_dpo
@@ -81,10 +84,14 @@ _PUBLIC = {
     "RewardConfig": ("stages.reward", "RewardConfig"),
     "DPOConfig": ("stages.preference_config", "DPOConfig"),
     "PPOConfig": ("stages.ppo", "PPOConfig"),
+    "RLOOConfig": ("stages.group", "RLOOConfig"),
+    "GRPOConfig": ("stages.group", "GRPOConfig"),
     "train_sft": ("stages.sft", "run"),
     "train_reward": ("stages.reward", "run"),
     "train_dpo": ("stages.preference", "run"),
     "train_ppo": ("stages.ppo", "run"),
+    "train_rloo": ("stages.group", "rloo"),
+    "train_grpo": ("stages.group", "grpo"),
     "evaluate_model": ("evaluate.run", "evaluate"),
     "release_run": ("release.export", "release"),
     "judgements_behind": ("release.provenance", "judgements_behind"),
@@ -121,6 +128,7 @@ __all__ = [
     "Demonstration",
     "Endpoint",
     "Filters",
+    "GRPOConfig",
     "Judgement",
     "KWise",
     "LabelSettings",
@@ -132,6 +140,7 @@ __all__ = [
     "PreftuneError",
     "Progress",
     "Prompt",
+    "RLOOConfig",
     "Refused",
     "RewardConfig",
     "SFTConfig",
@@ -165,8 +174,10 @@ __all__ = [
     "scaled_run",
     "snapshot",
     "train_dpo",
+    "train_grpo",
     "train_ppo",
     "train_reward",
+    "train_rloo",
     "train_sft",
     "tune_dpo",
     "write_report",

@@ -22,6 +22,8 @@ class Stage(StrEnum):
     reward = "reward"
     dpo = "dpo"
     ppo = "ppo"
+    rloo = "rloo"
+    grpo = "grpo"
 
 
 class StageFunctions(NamedTuple):
@@ -52,6 +54,14 @@ def stage_functions(stage: Stage) -> StageFunctions:
             from preftune.stages import ppo
 
             return StageFunctions(ppo.PPOConfig, ppo.run, ppo.plan, ("data", "model", "reward_model"))
+        case Stage.rloo:
+            from preftune.stages import group
+
+            return StageFunctions(group.RLOOConfig, group.rloo, group.plan_rloo, group.INPUTS)
+        case Stage.grpo:
+            from preftune.stages import group
+
+            return StageFunctions(group.GRPOConfig, group.grpo, group.plan_grpo, group.INPUTS)
 
 
 def stage_config(stage: Stage, kind: StageFunctions, settings: list[str]) -> Config:
@@ -75,7 +85,7 @@ def after_training(stage: Stage, run: Path) -> str:
             return f"preftune train dpo model={run} data={data}"
         case Stage.reward:
             return f"preftune train ppo reward_model={run} data={data}"
-        case Stage.dpo | Stage.ppo:
+        case Stage.dpo | Stage.ppo | Stage.rloo | Stage.grpo:
             return f"preftune evaluate {run}"
 
 

@@ -139,7 +139,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Insist that such a run was begun, or say what differs.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train one stage: sft, reward, dpo or ppo.
+    """Train one stage: sft, reward, dpo, ppo, rloo or grpo.
 
     Ctrl-C and SIGTERM save and leave with exit code 0; the same command again goes on where it was, to the same result.
     All keys: preftune config STAGE

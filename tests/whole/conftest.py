@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from preftune.data.importing import import_preferences
 from preftune.data.snapshot import snapshot
 from preftune.models.adapter import Adapter
 from preftune.progress import Progress
-from preftune.stages import ppo, preference, preference_config, reward, sft
+from preftune.stages import group, ppo, preference, preference_config, reward, sft
 
 WORDS = (
     "lantern copper meadow violin harbour pepper glacier saddle walnut marble thunder basket cobweb ladder orchid pilot quarry ribbon "
@@ -25,6 +26,9 @@ WORDS = (
 ).split()
 PAIRS = 36
 LORA = Adapter(rank=8)
+
+SAMPLED = {"steps": 8, "prompts_per_step": 8, "samples_per_prompt": 4, "max_new_tokens": 8}
+REWARDED = ("ppo", "rloo", "grpo")  # by a reward model
 
 # Settings that let two layers learn in a second or two. lr: (with an adapter, all weights).
 STAGES: dict[str, tuple[Any, Any, dict[str, Any], tuple[float, float]]] = {
@@ -37,6 +41,8 @@ STAGES: dict[str, tuple[Any, Any, dict[str, Any], tuple[float, float]]] = {
         {"steps": 6, "prompts_per_step": 8, "samples_per_prompt": 4, "max_new_tokens": 8, "value_lr": 5e-3},
         (3e-3, 1e-3),
     ),
+    "rloo": (SimpleNamespace(run=group.rloo), group.RLOOConfig, SAMPLED, (1e-2, 2e-3)),
+    "grpo": (SimpleNamespace(run=group.grpo), group.GRPOConfig, SAMPLED, (1e-2, 2e-3)),
 }
 
 
@@ -70,11 +76,11 @@ class Toy:
         return self.folder / "runs"
 
     def config(self, stage: str, *, whole: bool = False, **changes: Any) -> Any:
-        """Return a stage's config; whole = train all weights. PPO gets a reward model, trained where there is none yet."""
+        """Return a stage's config; whole = train all weights. Who is rewarded gets a reward model, trained where there is none yet."""
         _, kind, settings, lrs = STAGES[stage]
         adapter = None if whole else LORA
         values = {"data": str(self.data), "model": str(self.base), "adapter": adapter, "lr": lrs[whole], **settings, **changes}
-        if stage == "ppo" and "reward_model" not in values:
+        if stage in REWARDED and "reward_model" not in values:
             values["reward_model"] = str(self.run("reward"))
         return kind(**values)
 

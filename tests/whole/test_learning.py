@@ -89,6 +89,23 @@ def test_ppo_raises_the_score_and_the_share_of_answers_that_are_preferred(toy, w
     assert share_of("a", run, toy.data) > share_of("a", toy.base, toy.data) + 0.2
 
 
+@pytest.mark.parametrize(
+    ("stage", "whole", "seed"),
+    [("rloo", False, 0), ("rloo", False, 1), ("rloo", False, 2), ("rloo", True, 0), ("grpo", False, 0), ("grpo", True, 0)],
+)
+def test_groups_raise_the_score_and_the_share_of_answers_that_are_preferred(toy, stage, whole, seed):
+    run = toy.run(stage, whole=whole, seed=seed, reward_model=str(toy.run("reward")))
+    rows = read_metrics(run)
+    assert rows[-1]["reward/score"] - rows[0]["reward/score"] > 0.4  # in sd of the start's own scores
+    assert 0 < rows[-1]["kl/k3"] < 5
+    assert share_of("a", run, toy.data) > share_of("a", toy.base, toy.data) + 0.2
+    assert {name for row in rows for name in row} <= METRICS.keys()
+    manifest = read_manifest(run)
+    assert manifest["kind"] == stage
+    assert manifest["method"]["baseline"] == {"rloo": "others", "grpo": "group_sd"}[stage]
+    assert (run / "model" if whole else run / "adapter").exists()
+
+
 def test_the_start_prefers_neither_letter(toy):
     # The tests above would prove nothing on a start that writes "a" anyway.
     assert 0.25 < share_of("a", toy.base, toy.data) < 0.65
@@ -106,7 +123,7 @@ def test_a_library_call_prints_nothing(toy, stage, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize(("stage", "whole"), [("sft", False), ("dpo", False), ("ppo", False), ("ppo", True)])
+@pytest.mark.parametrize(("stage", "whole"), [("sft", False), ("dpo", False), ("ppo", False), ("ppo", True), ("rloo", False)])
 def test_a_run_answers_and_is_taken_by_every_later_stage(toy, stage, whole):
     run = toy.run(stage, whole=whole)
     assert (run / "model").exists() == whole

@@ -153,6 +153,26 @@ def test_full_training_resumes_as_well(toy, elsewhere, saving_at_each_step, stag
     assert_same(elsewhere.run(stage, whole=True, **settings(elsewhere, stage)), undisturbed)
 
 
+@pytest.mark.parametrize(
+    ("stage", "changes"),
+    [("rloo", {}), ("grpo", {"variant": "dapo", "epochs": 2, "minibatches": 2})],
+    ids=["rloo", "dapo with refills and several updates"],
+)
+def test_groups_killed_and_started_again_are_as_never_killed(toy, elsewhere, saving_at_each_step, stage, changes):
+    def rewarded(project):
+        # By how near an answer's length is to four tokens, which is often the same for both of a prompt.
+        reward_model = settings(project, "ppo")["reward_model"]
+        weights = [{"model": reward_model, "weight": 0.0}, {"rule": "length", "length": {"target": 4}}]
+        return {"steps": 4, "prompts_per_step": 4, "samples_per_prompt": 2, "reward_model": reward_model, "rewards": weights, **changes}
+
+    undisturbed = toy.run(stage, **rewarded(toy))
+    assert stage == "rloo" or sum(row["groups/refills"] for row in read_metrics(undisturbed)) > 0
+    for steps in (2, 2):
+        with pytest.raises(KeyboardInterrupt):
+            elsewhere.run(stage, progress=KillAfter(steps), **rewarded(elsewhere))
+    assert_same(elsewhere.run(stage, **rewarded(elsewhere)), undisturbed)
+
+
 @pytest.mark.parametrize("changes", [{"loss": "bco"}, {"reference_update": {"every": 2, "mix": 0.5}}], ids=["its shift", "its reference"])
 @pytest.mark.parametrize("whole", [False, True], ids=["adapter", "all weights"])
 def test_what_a_loss_keeps_of_earlier_steps_is_there_again(toy, elsewhere, saving_at_each_step, changes, whole):

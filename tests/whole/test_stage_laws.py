@@ -24,6 +24,8 @@ TWO_STEPS = {
     "reward": {"epochs": 1, "batch_size": 12},
     "dpo": {"epochs": 1, "batch_size": 12},
     "ppo": {"steps": 2, "epochs": 1, "prompts_per_step": 4, "samples_per_prompt": 4},
+    "rloo": {"steps": 2, "prompts_per_step": 4, "samples_per_prompt": 4},
+    "grpo": {"steps": 2, "epochs": 2, "minibatches": 2, "prompts_per_step": 4, "samples_per_prompt": 4},
 }
 
 

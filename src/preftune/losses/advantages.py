@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from preftune.errors import ShapeError
 from preftune.losses.kl import k1
 from preftune.tensors import check_shapes
 
@@ -80,6 +81,57 @@ def scale_around_mean(values: Tensor, mask: Tensor) -> Tensor:
     white = whiten(values, mask)
     mean = torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)
     return torch.where(mask, white + mean, 0.0)
+
+
+SD_FLOOR = 1e-4  # added to a group's sd before dividing (GRPO's code): a group that hardly differs is not blown up
+
+
+def equal_groups(scores: Tensor) -> Tensor:
+    """Return bool [P], True where all completions of a prompt scored the same: nothing is learned from such a group.
+
+    scores: float [P, K], the K completions of each prompt.
+    """
+    _check_groups(scores)
+    return scores.amax(1) == scores.amin(1)
+
+
+def leave_one_out(scores: Tensor) -> Tensor:
+    """Return each score less the mean of the other ones of its prompt, [P, K]: K/(K−1) · (score − mean of all K).
+
+    scores: float [P, K], K ≥ 2. Exactly 0 in a group all equal. Raises ShapeError for K = 1, which has no others.
+    Source: Ahmadian et al. 2402.14740, eq. 8. Differs: none.
+    """
+    _check_groups(scores)
+    k = scores.shape[1]
+    return torch.where(equal_groups(scores)[:, None], 0.0, (scores - scores.mean(1, keepdim=True)) * (k / (k - 1)))
+
+
+def group_relative(scores: Tensor, *, scale: bool) -> Tensor:
+    """Return each score less the mean of its prompt's, [P, K]; scale: divided by their sd (K−1) + 1e-4 besides.
+
+    scores: float [P, K], K ≥ 2. Exactly 0 in a group all equal.
+    Source: GRPO, Shao et al. 2402.03300 §4.1.2; without the division Dr. GRPO, 2503.20783 §3.2. Differs: none (the paper does not say
+    which sd; its readers' code takes K−1).
+    """
+    _check_groups(scores)
+    centred = torch.where(equal_groups(scores)[:, None], 0.0, scores - scores.mean(1, keepdim=True))
+    return centred / (scores.std(1, keepdim=True, correction=1) + SD_FLOOR) if scale else centred
+
+
+def rewards_to_go(rewards: Tensor, mask: Tensor) -> Tensor:
+    """Return the sum of each token's reward and of all later ones, [S, N], 0 where mask is False: GAE's returns at γ = λ = 1.
+
+    Source: REINFORCE++, 2501.03262 §3. Differs: none.
+    """
+    check_shapes("S N", rewards=rewards, mask=mask)
+    counted = torch.where(mask, rewards, 0.0)
+    return torch.where(mask, torch.flip(torch.cumsum(torch.flip(counted, [1]), 1), [1]), 0.0)
+
+
+def _check_groups(scores: Tensor) -> None:
+    check_shapes("P K", scores=scores)
+    if scores.shape[1] < 2:
+        raise ShapeError(f"scores is {list(scores.shape)}: a group needs 2 completions of a prompt at least")
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:

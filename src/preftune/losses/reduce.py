@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,26 @@ def weighted_sum(values: Tensor, weights: Tensor) -> Tensor:
         raise ShapeError(f"values is {list(values.shape)} but weights is {list(weights.shape)}")
     counted = weights != 0
     return torch.where(counted, torch.where(counted, values, 0.0) * weights, 0.0).sum()
+
+
+Average = Literal["tokens", "sequences", "constant"]
+
+
+def token_weights(mask: Tensor, average: Average, *, longest: int) -> Tensor:
+    """Return what each token counts, float [S, N]: 1 (tokens), 1 over its sequence's length (sequences), 1/longest (constant).
+
+    Divide the weighted sum by the number of tokens in the first case, else by that of sequences. mask: bool [S, N].
+    Source: DAPO, 2503.14476; GRPO, 2402.03300; Dr. GRPO, 2503.20783 (longest: the most tokens that are sampled).
+    """
+    check_shapes("S N", mask=mask)
+    counted = mask.float()
+    match average:
+        case "tokens":
+            return counted
+        case "sequences":
+            return counted / counted.sum(1, keepdim=True).clamp(min=1)
+        case "constant":
+            return counted / longest
 
 
 def sequence_sum(values: Tensor, sequence: Tensor, num_sequences: int) -> Tensor:

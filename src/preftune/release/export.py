@@ -25,7 +25,7 @@ from preftune.release.folder import load_run, read_back, write_folder
 from preftune.release.gate import EVALUATION, check_same_run, judge
 from preftune.release.provenance import PROVENANCE, Origin, holes, origin_of
 
-TUNED = ("sft", "dpo", "ppo")  # the stages whose result writes answers
+TUNED = ("sft", "dpo", "ppo", "rloo", "grpo")  # the stages whose result writes answers
 CHECKSUMS = "sha256sums.txt"
 ROOM = 1.1  # times what will be written must be free on the disk
 
@@ -48,7 +48,9 @@ def release(
     if override is not None and not override.strip():
         raise ConfigError("the reason is empty", "--override", "Say in a sentence why this model is released against the gate.")
     if read_manifest(run)["kind"] not in TUNED:
-        raise ConfigError(f"this is a {read_manifest(run)['kind']} folder", str(run), "Give a run of preftune train sft, dpo or ppo.")
+        raise ConfigError(
+            f"this is a {read_manifest(run)['kind']} folder", str(run), "Give a run of preftune train sft, dpo, ppo, rloo or grpo."
+        )
     check_same_run(run, evaluation)
     measured = _read_evaluation(evaluation)
     chain = origin_of(run)

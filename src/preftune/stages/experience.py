@@ -157,8 +157,11 @@ class Rollouts:
         whole = config.adapter is None
         self.reference = load_causal_lm(find(config.model, room.project), device=device).requires_grad_(False) if whole else None
 
-    def draw(self, groups: Sequence[Group], step: int, state: dict[str, Any]) -> Draw:
-        """Sample completions of these prompts and score them. state: the loop's; the unit of the scores is kept there."""
+    def draw(self, groups: Sequence[Group], step: int, state: dict[str, Any], *, again: int = 0) -> Draw:
+        """Sample completions of these prompts and score them.
+
+        state: the loop's; the unit of the scores is kept there. again: how often this step has drawn before.
+        """
         config, room = self.config, self.room
         samples = generate(
             room.model,
@@ -166,7 +169,7 @@ class Rollouts:
             samples_per_prompt=config.samples_per_prompt,
             max_new_tokens=config.max_new_tokens,
             temperature=config.temperature,
-            seed=content_seed(config.seed, step),
+            seed=content_seed(config.seed, step, *([again] if again else [])),
             stop_ids=room.renderer.stop_ids,
             pad_id=room.renderer.pad_id,
             keys=[str(g.index) for g in groups],
@@ -189,19 +192,18 @@ class Rollouts:
             for at in (groups[sample.prompt_index].index,)
         ]
 
-    def measure(self, draw: Draw, where: str) -> Experience:
-        """Take the log-probs of a draw. where: for the error. Raises PreftuneError where the sampler's own are others."""
-        room = self.room
-        logprobs, mask = self.policy_logprobs(draw.groups)
-        ref_logprobs = self._reference(draw.groups)
-        sampled = torch.nn.utils.rnn.pad_sequence([torch.tensor(s.logprobs) for s in draw.samples], batch_first=True)
-        gap = float(torch.where(mask, logprobs - sampled, 0.0).abs().max())
-        if gap > SAMPLER_GAP and room.model.dtype == torch.float32:
-            raise PreftuneError(
-                f"sampler and trainer disagree on a token's log-prob by {gap:.3f} nats",
-                where,
-                "One of temperature, mask, positions or dropout differs between them: report this with the model's name.",
-            )
+    def measure(self, draw: Draw, where: str, *, once: bool = False) -> Experience:
+        """Take the log-probs of a draw. where: for the error. Raises PreftuneError where the sampler's own are others.
+
+        once: the sampler's are taken, since the one optimiser step that learns from them has the trainer's beside it (`sampler_gap`).
+        """
+        room, gap = self.room, 0.0
+        logprobs = torch.nn.utils.rnn.pad_sequence([torch.tensor(s.logprobs) for s in draw.samples], batch_first=True)
+        ref_logprobs, mask = self._reference(draw.groups)
+        if not once:
+            sampled = logprobs
+            logprobs, _ = self.policy_logprobs(draw.groups)
+            gap = sampler_gap(logprobs, sampled, mask, room, where)
         return Experience(draw.groups, draw.samples, draw.scores, logprobs, ref_logprobs, mask, gap, failed=draw.failed, told=draw.told)
 
     def policy_logprobs(self, groups: Sequence[Group]) -> tuple[Tensor, Tensor]:
@@ -220,10 +222,22 @@ class Rollouts:
             tree=room.tree,
         )
 
-    def _reference(self, groups: Sequence[Group]) -> Tensor:
+    def _reference(self, groups: Sequence[Group]) -> tuple[Tensor, Tensor]:
         model = self.reference or self.room.model
         with nullcontext() if self.reference is not None else adapter_off(self.room.model):
-            return self.table(lambda b: batch_logprobs(model, b, temperature=self.config.temperature)[0], groups)[0]
+            return self.table(lambda b: batch_logprobs(model, b, temperature=self.config.temperature)[0], groups)
+
+
+def sampler_gap(logprobs: Tensor, sampled: Tensor, mask: Tensor, room: Room, where: str) -> float:
+    """Return by how much the trainer's and the sampler's log-prob of a token differ at most, nats. Raises PreftuneError on too much."""
+    gap = float(torch.where(mask, logprobs - sampled, 0.0).abs().max())
+    if gap > SAMPLER_GAP and room.model.dtype == torch.float32:
+        raise PreftuneError(
+            f"sampler and trainer disagree on a token's log-prob by {gap:.3f} nats",
+            where,
+            "One of temperature, mask, positions or dropout differs between them: report this with the model's name.",
+        )
+    return gap
 
 
 def shares_base(config: OnlineConfig, room: Room) -> bool:
