@@ -53,7 +53,7 @@ def test_it_starts_at_ratio_1_with_no_kl_and_samples_as_its_trainer_scores(toy, 
 
 @pytest.mark.parametrize("stage", ["rloo", "grpo"])
 def test_over_several_updates_the_first_ratio_is_1_and_the_later_ones_are_not(toy, stage):
-    row = read_metrics(toy.run(stage, **{**SMALL, **SEVERAL_UPDATES}, lr=2e-2, steps=1, warmup=0.0))[0]
+    row = read_metrics(toy.run(stage, **{**SMALL, **SEVERAL_UPDATES, "lr": 2e-2, "steps": 1, "warmup": 0.0}))[0]
     assert row["policy/sampler_gap"] < 1e-3
     assert row["policy/approx_kl"] > 0
     assert row["policy/updates"] > 1
