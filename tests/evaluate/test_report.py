@@ -370,6 +370,13 @@ def test_what_a_dpo_run_warned_of_itself_is_told_and_nothing_else():
     assert "both fall" not in warned(replace(story, runs=story.runs | {"dpo": view}))
 
 
+def test_what_a_ppo_run_warned_of_itself_is_told_too():
+    story = whole_story()
+    told = "Reward rises while answers grow: the score rose from 0 to 2 sd, the answers went from 40 to 90 tokens. It is learning length."
+    flagged = replace(story.runs["ppo"], manifest=story.runs["ppo"].manifest | {"warnings": [told]})
+    assert "reward rises while answers grow: The score rose from 0 to 2 sd" in warned(replace(story, runs=story.runs | {"ppo": flagged}))
+
+
 def test_what_the_reward_model_pays_for_is_told():
     story, view = whole_story(), run("reward", "abcd")
     found = {"probes": {}, "findings": ["pays 0.8 sd for saying thanks: +0.80 sd (95 % CI +0.61 to +0.99, n = 48)"]}
