@@ -31,6 +31,7 @@ from preftune._cli_mine import mine
 from preftune._cli_output import Json, print_json, print_result, run_app
 from preftune._cli_probe import probe
 from preftune._cli_sample import sample
+from preftune._cli_serve import serve
 from preftune._cli_snapshot import snapshot
 from preftune._cli_tune import scale, tune
 
@@ -248,6 +249,9 @@ def release(
     measured = evaluation or evaluation_of(run, Path("reports"))
     folder = export(run, measured, out, override=override, progress=for_terminal())
     print_result(folder, started, f"read {folder / 'README.md'}", as_json=as_json)
+
+
+app.command()(serve)
 
 
 @app.command()
