@@ -166,14 +166,21 @@ class Service:
         decode: Decode,
         into: asyncio.Queue[Piece | Exception],
     ) -> None:
+        try:
+            await self._follow(index, ticket, stops, decode, into)
+        except Exception as error:  # whoever waits for the pieces is told, and raises it
+            into.put_nowait(error)
+
+    async def _follow(
+        self, index: int, ticket: Ticket, stops: Sequence[str], decode: Decode, into: asyncio.Queue[Piece | Exception]
+    ) -> None:
         ids: list[int] = []
         sent = ""
         since: list[tuple[str, float]] = []
         while True:
             drawn = await ticket.queue.get()
             if isinstance(drawn, Exception):
-                into.put_nowait(drawn)
-                return
+                raise drawn
             ids.append(drawn.token)
             since.append((str(self.renderer.tokenizer.decode([drawn.token])), drawn.logprob))
             whole = decode(ids)
