@@ -16,6 +16,7 @@ import typer
 
 from preftune._cli_advise import advise
 from preftune._cli_check import check
+from preftune._cli_compare import compare
 from preftune._cli_data import export, import_
 from preftune._cli_inputs import (
     Stage,
@@ -202,6 +203,7 @@ def evaluate(
     print_result(folder, started, f"preftune release {model}", as_json=as_json)
 
 
+app.command()(compare)
 app.command()(probe)
 app.command()(tune)
 app.command()(scale)

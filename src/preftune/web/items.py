@@ -40,6 +40,7 @@ class Pick:
     picked_probability: float | None = 1.0
     priority: int = 0
     task: Task | None = None  # None: as the settings say
+    note: str | None = None
 
     @property
     def id(self) -> str:
@@ -90,6 +91,7 @@ def add_items(writer: Writer, picks: Sequence[Pick], settings: LabelSettings) ->
             "candidate_ids": list(pick.candidate_ids),
             "task": pick.task or settings.task_for(len(pick.candidate_ids)),
             "purpose": "normal",
+            "note": pick.note,
             "picked_by": pick.picked_by,
             "picked_probability": pick.picked_probability,
             "priority": pick.priority,

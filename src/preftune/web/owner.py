@@ -14,7 +14,7 @@ from fastapi.responses import Response
 from sqlalchemy import func, select
 
 from preftune.data import tables
-from preftune.web import audit, owner_export, owner_gold, owner_items, owner_people, owner_settle
+from preftune.web import audit, owner_comparisons, owner_export, owner_gold, owner_items, owner_people, owner_settle
 from preftune.web.figures import figures_for
 from preftune.web.owner_parts import names_of, now, number_in, owner_page, prompts_by_id
 from preftune.web.owner_words import agreement_words, position_words, progress_words, time_words
@@ -31,7 +31,14 @@ def owners_only(session: Owner) -> None:
 
 
 router = APIRouter(prefix="/owner", dependencies=[Depends(owners_only)])
-for part in (owner_settle.router, owner_gold.router, owner_items.router, owner_people.router, owner_export.router):
+for part in (
+    owner_settle.router,
+    owner_gold.router,
+    owner_comparisons.router,
+    owner_items.router,
+    owner_people.router,
+    owner_export.router,
+):
     router.include_router(part)
 
 

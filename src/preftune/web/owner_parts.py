@@ -24,6 +24,7 @@ MENU = (
     ("/owner/position", "Place"),
     ("/owner/time", "Time"),
     ("/owner/gold", "Gold"),
+    ("/owner/comparisons", "Comparisons"),
     ("/owner/items", "Items"),
     ("/owner/people", "People"),
     ("/owner/export", "Export"),
