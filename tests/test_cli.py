@@ -18,7 +18,10 @@ from preftune.cli import main
 from preftune.errors import ConfigError, DataError, PreftuneError, Refused, Stopped
 from preftune.manifest import hash_folder, write_json
 
-COMMANDS = "demo init import mine sample label check advise snapshot export train evaluate compare probe tune scale report release serve config".split()
+COMMANDS = (
+    "demo init import mine sample label check advise snapshot export train evaluate compare probe tune scale "
+    "report release serve config"
+).split()
 GOOD = {"prompt": "Sort a list.", "chosen": "sorted(items)", "rejected": "items.sort()"}
 
 
