@@ -52,7 +52,7 @@ class NonInferiority:
     p_value: float
 
 
-def _groups(clusters: Clusters | None, n: int) -> NDArray[np.intp]:
+def cluster_numbers(clusters: Clusters | None, n: int) -> NDArray[np.intp]:
     """Return the number of the cluster of each value, from 0; each value is its own where no clusters are given."""
     if clusters is None:
         return np.arange(n)
@@ -97,7 +97,7 @@ def win_rate(scores: ArrayLike, clusters: Clusters | None = None, confidence: fl
         raise DataError("a score lies outside 0 to 1", "win_rate", "Give 1 for a win, 0.5 for a tie, 0 for a loss.")
     rate = float(values.mean())
     se = math.sqrt(values.var() / values.size) if clusters is None else cluster_se(values, clusters)
-    independent = len(set(_groups(clusters, values.size).tolist()))
+    independent = len(set(cluster_numbers(clusters, values.size).tolist()))
     effective = rate * (1 - rate) / se**2 if se > 0 and 0 < rate < 1 else float(independent)
     interval = wilson(rate * effective, effective, confidence)
     return Estimate(rate, interval.low, interval.high, values.size)
@@ -119,7 +119,7 @@ def cluster_se(values: ArrayLike, clusters: Clusters | None = None) -> float:
     Without clusters it is the usual s / √n. Raises DataError with fewer than two clusters, which say nothing of their spread.
     """
     array = floats(values, "values")
-    groups = _groups(clusters, array.size)
+    groups = cluster_numbers(clusters, array.size)
     sums = np.bincount(groups, array - array.mean())
     _need_two(sums.size)
     return math.sqrt(sums.size / (sums.size - 1) * float((sums**2).sum())) / array.size
@@ -133,7 +133,7 @@ def _need_two(clusters: int) -> None:
 def bootstrap_distribution(values: ArrayLike, clusters: Clusters | None = None, seed: int = 0, resamples: int = 10_000) -> Floats:
     """Return the means of samples that are drawn with replacement from the clusters, each with all its values; [resamples]."""
     array = floats(values, "values")
-    groups = _groups(clusters, array.size)
+    groups = cluster_numbers(clusters, array.size)
     sums, counts = np.bincount(groups, array), np.bincount(groups).astype(np.float64)
     _need_two(sums.size)
     random = np.random.default_rng(seed)
@@ -154,7 +154,7 @@ def bootstrap_mean(
     Source: Hesterberg 2015, "What Teachers Should Know About the Bootstrap", expanded percentile interval. Differs: G clusters for n.
     """
     array = floats(values, "values")
-    num_clusters = len(set(_groups(clusters, array.size).tolist()))
+    num_clusters = len(set(cluster_numbers(clusters, array.size).tolist()))
     means = bootstrap_distribution(array, clusters, seed, resamples)
     t = float(stats.t.ppf((1 - confidence) / 2, num_clusters - 1))
     tail = float(stats.norm.cdf(t * math.sqrt(num_clusters / (num_clusters - 1))))
@@ -254,7 +254,7 @@ def non_inferiority(
             p_value = float(stats.norm.sf((difference + margin) / se)) if se else float(difference <= -margin)
     else:
         se = cluster_se(change, clusters)
-        freedom = len(set(_groups(clusters, n).tolist())) - 1
+        freedom = len(set(cluster_numbers(clusters, n).tolist())) - 1
         reach = float(stats.t.ppf(1 - alpha, freedom)) * se
         lower, upper = difference - reach, difference + reach
         p_value = float(stats.t.sf((difference + margin) / se, freedom)) if se else float(difference <= -margin)
