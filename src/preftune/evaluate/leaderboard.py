@@ -66,11 +66,15 @@ def leaderboard(matches: Sequence[Match], *, seed: int = 0) -> list[Standing]:
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
     gaps_low, gaps_high = np.quantile(drawn[:, :, None] - drawn[:, None, :], [0.025, 0.975], axis=0)
     seen = [sum(name in (m.a, m.b) for m in matches) for name in names]
+
+    def elo(log_odds: float) -> float:
+        return 1000 + ELO * float(log_odds)
+
     found = [
         Standing(
             name,
             float(strength[i]),
-            Estimate(*(1000 + ELO * float(v[i]) for v in (strength, low, high)), seen[i]),
+            Estimate(elo(strength[i]), elo(low[i]), elo(high[i]), seen[i]),
             1 + int((gaps_high[i] < 0).sum()),
             len(names) - int((gaps_low[i] > 0).sum()),
         )

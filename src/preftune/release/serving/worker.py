@@ -68,7 +68,7 @@ class Worker:
         self._tickets[ticket.handle] = ticket
 
     def _drop(self, ticket: Ticket) -> None:
-        if ticket.handle is not None and self._tickets.pop(ticket.handle, None):
+        if ticket.handle is not None and self._tickets.pop(ticket.handle, None) is not None:
             self._batcher.cancel(ticket.handle)
 
     def _run(self) -> None:
