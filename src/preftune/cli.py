@@ -236,20 +236,24 @@ def release(
     override: Annotated[
         str | None, typer.Option("--override", metavar="REASON", help="Release although the gate refuses; the card prints the reason.")
     ] = None,
+    gguf: Annotated[
+        list[str] | None, typer.Option("--gguf", metavar="KIND", help="Also a GGUF file: f32, f16, bf16, q8_0 or q4_0. May be repeated.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Pass the gate and write a folder that plain transformers loads.
+    """Pass the gate and write a folder that common runtimes load.
 
-    Refused (exit code 1) where the evaluation does not show that what the base knew was kept.
+    Refused (exit code 1) where the evaluation does not show that what the base knew was kept. Everything that is written is
+    read back and compared; what differs is not released. More: docs/release.md
 
-    Example: preftune release runs/ID
+    Example: preftune release runs/ID --gguf q8_0
     """
     from preftune.progress import for_terminal
     from preftune.release.export import release as export
 
     started = time.time()
     measured = evaluation or evaluation_of(run, Path("reports"))
-    folder = export(run, measured, out, override=override, progress=for_terminal())
+    folder = export(run, measured, out, override=override, gguf=gguf or (), progress=for_terminal())
     print_result(folder, started, f"read {folder / 'README.md'}", as_json=as_json)
 
 

@@ -56,11 +56,12 @@ def card(
     release_id: str,
     evaluation_id: str,
     licence: str | None = None,
+    gguf: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the text of README.md.
 
     chain: the run with all before it. override: why it is released against the gate, or None. licence: the base's, as
-    its own card names it.
+    its own card names it. gguf: what was found when the GGUF files were read back, where there are any.
     """
     sections = [
         _metadata(chain, evaluation, release_id, licence),
@@ -71,7 +72,8 @@ def card(
         _gate(gate),
         _data(chain),
         _training(chain),
-        _limits(evaluation),
+        _limits(evaluation, licence),
+        _gguf(gguf),
         f"## How to load it\n\n```python\n{LOADING}```",
         _way_back(chain, release_id, evaluation_id),
     ]
@@ -236,11 +238,31 @@ def _run_rows(run: Manifest) -> list[tuple[str, str]]:
     return rows
 
 
-def _limits(evaluation: Mapping[str, Any]) -> str:
+def _gguf(made: Mapping[str, Any] | None) -> str:
+    if made is None:
+        return ""
+    rows = [
+        (f"`gguf/{name}`", f"{found['max_logit_diff']:.2g}", f"{found['perplexity_ratio']:.4f}", f"{found['strings']:,}, all alike")
+        for name, found in made["files"].items()
+    ]
+    told = ["Each was read back and compared with this folder before the release was done."]
+    if made["composed"]:
+        told.append("The tokenizer composes its text first (Unicode NFC); llama.cpp does not, so give it composed text.")
+    if made["modelfile"]:
+        told.append("For Ollama: `cd gguf && ollama create NAME -f Modelfile`.")
+    else:
+        told.append(f"For Ollama {made['no_modelfile']}.")
+    heads = ("file", "largest difference of a logit", "perplexity, times this folder's", "strings cut into tokens")
+    return f"## GGUF files\n\n{' '.join(told)}\n\n{_table(heads, rows)}"
+
+
+def _limits(evaluation: Mapping[str, Any], licence: str | None) -> str:
     lines = [
         "What is measured above is all that was measured: safety, other languages and long conversations were not, unless a row says so.",
         "An interval speaks of more requests of the same kind, not of other kinds, and of this seed alone.",
     ]
+    if licence is None:
+        lines.append("The base's licence is not known here, as no card lies beside it: find it out before you pass this model on.")
     if evaluation.get("win_rate") is not None:
         lines.append("Score and win rate are a reward model's word, learned from the same team's preferences, and no person's.")
     if evaluation["size"] != "full":

@@ -21,6 +21,7 @@ from preftune.manifest import write_json
 from preftune.models.checkpoint import save_model
 from preftune.models.load import load_causal_lm, load_renderer, max_context, quiet
 from preftune.records import Message
+from preftune.release.hard_strings import hard_strings
 
 MAX_LOGIT_DIFFERENCE = 1e-4  # float32 read back: the same numbers, so only the order of sums could differ
 READ_BACK_TOKENS = 48
@@ -81,8 +82,8 @@ def tell_older_readers(path: Path) -> None:
 def read_back(folder: Path, renderer: Renderer, expected: list[Expected]) -> float:
     """Return the largest difference of a logit between the model in memory and the folder as plain transformers loads it.
 
-    Raises ModelError where that is more than 1e-4, where a likeliest token, a greedy answer or a rendered prompt differs, or
-    where weights, the chat template or the end-of-turn token did not arrive.
+    Raises ModelError where that is more than 1e-4, where a likeliest token, a greedy answer, a rendered prompt or the tokens of a
+    hard string differ, or where weights, the chat template or the end-of-turn token did not arrive.
     """
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -95,6 +96,9 @@ def read_back(folder: Path, renderer: Renderer, expected: list[Expected]) -> flo
     insist(tokenizer.chat_template == renderer.template, "the chat template came back changed", folder)
     rows = model.get_input_embeddings().weight.shape[0]
     insist(rows >= len(tokenizer), f"there are {rows:,} embeddings for {len(tokenizer):,} tokens", folder)
+    for text in hard_strings(sorted(set(renderer.tokenizer.all_special_tokens))):
+        theirs, ours = (list(t(text, add_special_tokens=False)["input_ids"]) for t in (tokenizer, renderer.tokenizer))
+        insist(theirs == ours, f"{text[:40]!r} is cut into other tokens", folder)
     worst = 0.0
     for case in expected:
         turns = [{"role": m.role, "content": m.content} for m in case.messages]

@@ -81,14 +81,14 @@ def holes(chain: Origin) -> tuple[str, ...]:
     return tuple(lost) if lost or chain.snapshots else ("no snapshot that it learned from is known",)
 
 
-def judgements_behind(release: Path, store: Store) -> dict[str, tuple[Judgement, ...]]:
+def judgements_behind(release: Path | str, store: Store) -> dict[str, tuple[Judgement, ...]]:
     """Return the judgements that shaped a release: id of a prompt that it learned from → what was judged before the snapshot was made.
 
     release: a release's folder, of which provenance.json is read. A judgement that the snapshot's filters left out is listed too, as
     are those that a later one supersedes; the snapshot's manifest says how they were brought together. Raises PreftuneError where the
     folder is no release.
     """
-    path = release / PROVENANCE
+    path = Path(release) / PROVENANCE
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
