@@ -402,7 +402,7 @@ def test_a_padded_vocabulary_keeps_its_rows_and_one_that_is_too_small_is_refused
 
     model.resize_token_embeddings(tokens - 1)
     with pytest.raises(ModelError, match=f"there are {tokens - 1} embeddings for {tokens} tokens"):
-        read_back(tmp_path / "cut", renderer, write_folder(model, renderer, tmp_path / "cut"))
+        write_folder(model, renderer, tmp_path / "cut")
 
 
 def test_the_way_back_ends_at_the_judgements_of_the_store(project, adapter_run, evaluated, tmp_path):

@@ -44,7 +44,14 @@ def load_run(run: Path) -> tuple[PreTrainedModel, Renderer]:
 
 
 def write_folder(model: PreTrainedModel, renderer: Renderer, folder: Path) -> list[Expected]:
-    """Write the model as a folder and return what it says, to be compared with what is read back."""
+    """Write the model as a folder and return what it says, to be compared with what is read back.
+
+    Raises ModelError where there are more tokens than embeddings; more embeddings than tokens are kept as they are.
+    """
+    words: Any = model.get_input_embeddings()
+    rows, tokens = words.weight.shape[0], len(renderer.tokenizer)
+    if rows < tokens:
+        raise ModelError(f"there are {rows:,} embeddings for {tokens:,} tokens", renderer.where, "Bring the tokenizer that fits the model.")
     save_model(model, renderer, folder)
     tell_older_readers(folder / "config.json")
     expected = []
@@ -94,8 +101,6 @@ def read_back(folder: Path, renderer: Renderer, expected: list[Expected]) -> flo
     ends = model.generation_config.eos_token_id
     insist(isinstance(ends, list) and set(ends) == renderer.stop_ids, f"generation stops at {ends}", folder)
     insist(tokenizer.chat_template == renderer.template, "the chat template came back changed", folder)
-    rows = model.get_input_embeddings().weight.shape[0]
-    insist(rows >= len(tokenizer), f"there are {rows:,} embeddings for {len(tokenizer):,} tokens", folder)
     for text in hard_strings(sorted(set(renderer.tokenizer.all_special_tokens))):
         theirs, ours = (list(t(text, add_special_tokens=False)["input_ids"]) for t in (tokenizer, renderer.tokenizer))
         insist(theirs == ours, f"{text[:40]!r} is cut into other tokens", folder)
