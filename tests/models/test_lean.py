@@ -166,3 +166,27 @@ def test_each_gradient_is_that_of_finite_differences(adapter, monkeypatch):
     angles = torch.randn(2, 3, 2, dtype=torch.float64, generator=generator).repeat(1, 1, 2)
     heads = numbers(2, 3, 2, 4)
     assert torch.autograd.gradcheck(lambda h: lean._Rotated.apply(h, angles.cos(), angles.sin()), (heads,))
+
+
+@pytest.mark.parametrize("together", [1, 3, 16])
+@pytest.mark.parametrize("kind", ["bool", "added", "one for all", "none"])
+def test_one_query_a_row_attends_as_a_loop_over_rows_and_heads_says(together, kind, monkeypatch):
+    monkeypatch.setattr(lean, "ROWS_TOGETHER", together)
+    random = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(5, heads, n, 4, generator=random) for heads, n in ((6, 1), (2, 9), (2, 9)))
+    starts = [3, 0, 7, 8, 4] if kind in ("bool", "added") else [2 if kind == "one for all" else 0] * 5
+    mask = torch.arange(9) >= torch.tensor(starts)[:, None, None, None]
+    k[~mask.expand(5, 2, 1, 9).squeeze(2)] = 1e4  # what is masked may hold anything finite
+    given = {
+        "bool": mask,
+        "added": torch.zeros(mask.shape).masked_fill(mask.logical_not(), -torch.inf),
+        "one for all": mask[:1],
+        "none": None,
+    }
+    (found,) = lean._attend(q, k, v, given[kind], 0.5)
+    assert found.shape == (5, 1, 6, 4)
+    for row, start in enumerate(starts):
+        for head in range(6):
+            keys, values = (side[row, head // 3, start:] for side in (k, v))
+            expected = (0.5 * keys @ q[row, head, 0]).softmax(0) @ values
+            torch.testing.assert_close(found[row, 0, head], expected, rtol=1e-5, atol=1e-6)

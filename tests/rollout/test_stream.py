@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from preftune.errors import ConfigError, DataError
 from preftune.models.load import load_causal_lm
-from preftune.rollout.stream import Batcher, closed_up, token_bytes
+from preftune.rollout.stream import CHUNK_TOKENS, PASS_TOKENS, Batcher, _chunks, closed_up, token_bytes
 
 CPU = torch.device("cpu")
 NEVER = frozenset({-1})
@@ -25,8 +28,8 @@ def llama(tiny_folder):
 
 
 def add(batcher: Batcher, prompt, seed: int = 1, **changes) -> int:
-    settings = {"temperature": 1.0, "max_new_tokens": 10, "stop_ids": NEVER}
-    return batcher.add(prompt, seed=seed, **{**settings, **changes})
+    usual = {"temperature": 1.0, "max_new_tokens": 10, "stop_ids": NEVER}
+    return batcher.add(prompt, seed=seed, **{**usual, **changes})
 
 
 def drain(batcher: Batcher, into: dict[int, list[int]] | None = None) -> dict[int, list[int]]:
@@ -172,3 +175,20 @@ def test_closing_up_moves_the_last_rows_into_the_gaps():
     assert closed_up(5, [1, 4]) == ([0, 3, 2], [(1, 3)])
     assert closed_up(3, [0, 1, 2]) == ([], [])
     assert closed_up(3, [2]) == ([0, 1], [])
+
+
+@given(lengths=st.lists(st.integers(1, 700), max_size=9).map(sorted))
+@settings(max_examples=60, deadline=None)  # a busy machine is no failure
+def test_prompts_are_cut_into_passes_that_compute_the_least_for_nothing(lengths):
+    def cost(parts: list[list[int]]) -> int:
+        return sum(part[-1] * len(part) + PASS_TOKENS for part in parts)
+
+    found = [lengths[chunk] for chunk in _chunks(lengths)]
+    assert [length for part in found for length in part] == lengths
+    assert all(len(part) == 1 or part[-1] * len(part) <= CHUNK_TOKENS for part in found)
+    every = []  # all ways to cut, as many as there are subsets of the places between two lengths
+    for cuts in range(2 ** max(0, len(lengths) - 1)):
+        places = [0, *(place for place in range(1, len(lengths)) if cuts >> (place - 1) & 1), len(lengths)]
+        every.append([lengths[a:b] for a, b in pairwise(places) if a < b])
+    allowed = [way for way in every if all(len(part) == 1 or part[-1] * len(part) <= CHUNK_TOKENS for part in way)]
+    assert cost(found) == min(map(cost, allowed))

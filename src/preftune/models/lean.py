@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 LIKE_LLAMA = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
 ARGUMENTS = {"attention_mask", "position_ids", "cache", "past_key_values", "use_cache", "cache_position", "position_embeddings"}
 QUERIES = 128  # queries that attend at once: keys after the last of them are not looked at
+ROWS_TOGETHER = 16  # rows that decode whose keys are read from the same column on
 ROWS = 128  # of the gate, worked on at once: what fits a core's cache
 
 
@@ -293,21 +294,40 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) 
     share a head of keys without a copy of it.
     """
     tokens = q.shape[2]
-    if mask is None and tokens > 1:  # as transformers has it: the row begins here, and what lies after it is a cache's empty room
+    if tokens == 1:
+        return [_attend_once(q, k, v, mask, scale)]
+    if mask is None:  # as transformers has it: the row begins here, and what lies after it is a cache's empty room
         k, v = k[:, :, :tokens], v[:, :, :tokens]
     before = k.shape[2] - tokens
     parts, start = [], 0
     for some in q.split(QUERIES, dim=2):
         stop = start + some.shape[2]
         seen = before + stop
-        part: Tensor | None = None
-        if mask is not None:
-            part = mask[:, :, start:stop, :seen]
-        elif tokens > 1:
-            part = torch.ones(stop - start, seen, dtype=torch.bool).tril_(start)
+        part = torch.ones(stop - start, seen, dtype=torch.bool).tril_(start) if mask is None else mask[:, :, start:stop, :seen]
         attended = nn.functional.scaled_dot_product_attention(
             some, k[:, :, :seen], v[:, :, :seen], attn_mask=part, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
         )
         parts.append(attended.transpose(1, 2))
         start = stop
     return parts
+
+
+def _attend_once(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Return the attention's output [B, 1, heads, D] of one query a row, as in decoding, where reading the keys takes the time.
+
+    q: [B, heads, 1, D]. k, v: [B, fewer heads, S, D]. mask: [B or 1, 1, 1, S] or None. The queries that share a head of keys go through it
+    together; and since rows that end together begin at different columns, some rows at a time are read from the first column of theirs.
+    """
+    together = q.unflatten(1, (k.shape[1], -1)).squeeze(3)  # [B, fewer heads, queries a head, D]
+    starts = [0] * len(q)
+    if mask is not None:
+        mask = mask.expand(len(q), -1, -1, -1)
+        starts = (mask if mask.dtype == torch.bool else mask == 0)[:, 0, 0].int().argmax(-1).tolist()
+    parts = []
+    for start in range(0, len(q), ROWS_TOGETHER):
+        rows, first = slice(start, start + ROWS_TOGETHER), min(starts[start : start + ROWS_TOGETHER])
+        part = None if mask is None else mask[rows, :, :, first:]
+        parts.append(
+            nn.functional.scaled_dot_product_attention(together[rows], k[rows, :, first:], v[rows, :, first:], attn_mask=part, scale=scale)
+        )
+    return torch.cat(parts).flatten(1, 2)[:, None]

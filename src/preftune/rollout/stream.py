@@ -25,6 +25,7 @@ from preftune.rollout.draw import draw, uniforms
 CACHE_BYTES = 3 << 29  # 1.5 GiB: what an evaluation on 2 cores can spare beside a small model
 FEWEST_ROWS, MOST_ROWS = 8, 128
 PREFILL_TOKENS = 4096  # of new prompts in one step, so that those who run need not wait long
+PASS_TOKENS = 64  # what a forward pass costs by itself, in tokens: the weights are read once
 CHUNK_TOKENS = 1024  # of prompts in one forward pass: longer ones are no faster, and hold more activations
 
 
@@ -253,15 +254,27 @@ def prefill(model: nn.Module, prompts: Sequence[Sequence[int]], pad_id: int) -> 
     if not prompts:
         return []
     begun = shared_beginning(prompts)
+    order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
     found: dict[int, Prefilled] = {}
-    chunk: list[int] = []
-    for place in sorted(range(len(prompts)), key=lambda place: len(prompts[place])):
-        if chunk and (len(prompts[place]) - begun) * (len(chunk) + 1) > CHUNK_TOKENS:
-            found |= zip(chunk, _prefill_chunk(model, [prompts[i] for i in chunk], begun, pad_id), strict=True)
-            chunk = []
-        chunk.append(place)
-    found |= zip(chunk, _prefill_chunk(model, [prompts[i] for i in chunk], begun, pad_id), strict=True)
+    for chunk in _chunks([len(prompts[place]) - begun for place in order]):
+        places = order[chunk]
+        found |= zip(places, _prefill_chunk(model, [prompts[place] for place in places], begun, pad_id), strict=True)
     return [found[place] for place in range(len(prompts))]
+
+
+def _chunks(lengths: Sequence[int]) -> list[slice]:
+    """Return how rising lengths are best cut into passes, each padded to its longest: the least tokens, a further pass counted as some."""
+    cost, cut = [0], [0]
+    for stop in range(1, len(lengths) + 1):
+        starts = [start for start in range(stop) if stop - start == 1 or lengths[stop - 1] * (stop - start) <= CHUNK_TOKENS]
+        costs = [cost[start] + lengths[stop - 1] * (stop - start) + PASS_TOKENS for start in starts]
+        cost.append(min(costs))
+        cut.append(starts[costs.index(min(costs))])
+    chunks, stop = [], len(lengths)
+    while stop:
+        chunks.append(slice(cut[stop], stop))
+        stop = cut[stop]
+    return chunks[::-1]
 
 
 def _prefill_chunk(model: nn.Module, prompts: Sequence[Sequence[int]], begun: int, pad_id: int) -> list[Prefilled]:
