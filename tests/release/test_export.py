@@ -53,7 +53,7 @@ def test_a_run_that_passes_becomes_a_folder_with_all_that_it_needs(project, adap
     assert manifest["kind"] == "release"
     assert manifest["inputs"]["run"] == adapter_run.name
     assert manifest["gate"]["passed"]
-    assert manifest["read_back"]["max_logit_difference"] < 1e-4
+    assert manifest["read_back"]["max_logit_difference"] == 0  # both sum in transformers' order, whatever our own layers do
 
 
 @pytest.mark.slow

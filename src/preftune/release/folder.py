@@ -19,6 +19,7 @@ from preftune.data.template import Renderer
 from preftune.errors import ModelError
 from preftune.manifest import write_json
 from preftune.models.checkpoint import save_model
+from preftune.models.lean import plain_layers
 from preftune.models.load import load_causal_lm, load_renderer, max_context, quiet
 from preftune.records import Message
 from preftune.release.hard_strings import hard_strings
@@ -39,8 +40,14 @@ class Expected:
 
 
 def load_run(run: Path) -> tuple[PreTrainedModel, Renderer]:
-    """Return what is to be released: the run's model in float32 on the CPU, an adapter merged, and its renderer."""
-    return load_causal_lm(run, device=torch.device("cpu"), dtype=torch.float32), load_renderer(run)
+    """Return what is to be released: the run's model in float32 on the CPU, an adapter merged, and its renderer.
+
+    Its layers compute as transformers' do, for that is what others will compare with: our leaner ones sum in another order, which
+    moves a logit of a real model by more than 1e-4.
+    """
+    model = load_causal_lm(run, device=torch.device("cpu"), dtype=torch.float32)
+    plain_layers(model)
+    return model, load_renderer(run)
 
 
 def write_folder(model: PreTrainedModel, renderer: Renderer, folder: Path) -> list[Expected]:
