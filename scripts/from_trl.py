@@ -23,7 +23,7 @@ import yaml
 
 from preftune.config import Config, check_config
 from preftune.errors import ConfigError, PreftuneError
-from preftune.stages.ppo import PPOConfig
+from preftune.stages.group import GRPOConfig, RLOOConfig
 from preftune.stages.preference_config import DPOConfig
 from preftune.stages.reward import RewardConfig
 from preftune.stages.sft import SFTConfig
@@ -237,7 +237,7 @@ ORPO: dict[str, Rule] = {
 ONLINE: dict[str, Rule] = {
     "gradient_checkpointing": Not("set token_budget lower to save memory", harmless=True),
     "reward_model_name_or_path": To("reward_model", "a run of preftune train reward"),
-    "reward_funcs": Not("the reward is a reward model of ours"),
+    "reward_funcs": Not('a Python function goes into rewards, as {function: "file.py:name"}'),
     "num_generations": To("samples_per_prompt"),
     "generation_batch_size": Not("give prompts_per_step"),
     "steps_per_generation": To("minibatches"),
@@ -250,11 +250,11 @@ ONLINE: dict[str, Rule] = {
     "top_k": Not("refused: it biases the log-probs that learning needs"),
     "min_p": Not("refused: it biases the log-probs that learning needs"),
     "repetition_penalty": Not("refused: it biases the log-probs that learning needs"),
-    "beta": To("kl_coef", "ours is in the reward, GRPO's in the loss"),
-    "epsilon": To("clip_range"),
-    "epsilon_high": Not("one clip range for both sides"),
+    "beta": To("kl_coef"),
+    "epsilon": To("clip_range", "its first number"),
+    "epsilon_high": To("clip_range", "its second number"),
     "mask_truncated_completions": Not("no_eos_score: an answer that did not end gets that score"),
-    "reward_weights": Not("one reward model"),
+    "reward_weights": Not("each entry of rewards has its weight"),
     "num_generations_eval": Not("preftune evaluate"),
     "generation_kwargs": Not("refused: it may bias the log-probs that learning needs"),
     "chat_template_kwargs": Not("a template has no settings here"),
@@ -279,20 +279,25 @@ ONLINE |= {
         "vllm_server_port vllm_server_timeout vllm_group_port vllm_gpu_memory_utilization vllm_max_model_length vllm_tensor_parallel_size"
     ).split()
 }
-GROUP_LOSS = Not("of GRPO's loss; PPO has a critic instead")
+GROUP_LOSS = Not("no such part of the loss here")
 GRPO: dict[str, Rule] = ONLINE | {
     name: GROUP_LOSS
     for name in (
-        "loss_type scale_rewards importance_sampling_level delta multi_objective_aggregation sapo_temperature_neg sapo_temperature_pos "
+        "delta multi_objective_aggregation sapo_temperature_neg sapo_temperature_pos "
         "vespo_k_pos vespo_lambda_pos vespo_k_neg vespo_lambda_neg top_entropy_quantile entropy_coef use_adaptive_entropy entropy_coef_min "
         "entropy_coef_max entropy_coef_delta entropy_target off_policy_mask_threshold use_bias_correction_kl cast_lm_head_to_fp32 "
         "vllm_importance_sampling_correction vllm_importance_sampling_mode vllm_importance_sampling_clip_max "
         "vllm_importance_sampling_clip_min vllm_importance_sampling_cap"
     ).split()
 }
-GRPO["max_tool_calling_iterations"] = Not("no tools in sampling")
+GRPO |= {
+    "loss_type": To("variant", "grpo, dr_grpo and dapo alike; others: none"),
+    "scale_rewards": To("variant", "grpo and dapo divide by the group's sd, dr_grpo by none; batch: none"),
+    "importance_sampling_level": To("variant", "sequence → gspo"),
+    "max_tool_calling_iterations": Not("no tools in sampling"),
+}
 RLOO: dict[str, Rule] = ONLINE | {
-    "normalize_advantages": Not("advantages are whitened over each round's tokens"),
+    "normalize_advantages": Not("as published, advantages are not normalised over the batch"),
     "reward_clip_range": Not("scores are in standard deviations of the start's own"),
 }
 
@@ -316,8 +321,10 @@ COMMANDS = {
     "kto": Command("dpo", DPOConfig, KTO, OFFLINE | {"learning_rate": 1e-6, "beta": 0.1, "loss_type": "kto"}),
     "cpo": Command("dpo", DPOConfig, CPO, OFFLINE | {"learning_rate": 1e-6, "beta": 0.1, "loss_type": "sigmoid"}),
     "orpo": Command("dpo", DPOConfig, ORPO, OFFLINE | {"learning_rate": 1e-6, "beta": 0.1}),
-    "grpo": Command("ppo", PPOConfig, GRPO, SAMPLED | {"num_generations": 8, "num_iterations": 1, "beta": 0.0}),
-    "rloo": Command("ppo", PPOConfig, RLOO, SAMPLED | {"num_generations": 2, "num_iterations": 1, "beta": 0.05}),
+    "grpo": Command(
+        "grpo", GRPOConfig, GRPO, SAMPLED | {"num_generations": 8, "num_iterations": 1, "beta": 0.0, "epsilon": 0.2, "loss_type": "dapo"}
+    ),
+    "rloo": Command("rloo", RLOOConfig, RLOO, SAMPLED | {"num_generations": 2, "num_iterations": 1, "beta": 0.05, "epsilon": 0.2}),
 }
 DPO_LOSSES = {"sigmoid": "dpo", "exo_pair": "exo", "bco_pair": "bco", "sigmoid_norm": "ln_dpo"}
 DPO_LOSSES |= {name: name for name in ("hinge", "ipo", "robust", "aot", "apo_zero", "apo_down")}
@@ -346,8 +353,6 @@ def turn(command: str, flags: dict[str, Any]) -> Turned:
     if "warmup_ratio" in given:
         asked.pop("warmup_steps")
     turned = Turned({}, [])
-    if found.stage == "ppo":
-        turned.missing.append(f"{command}: the algorithm itself has no stage here; this is a config of PPO, with a critic, to start from")
     for name in given:
         rule = rules.get(name)
         if rule is None:
@@ -367,7 +372,7 @@ def _set(turned: Turned, command: str, name: str, key: str, value: Any, asked: d
         case "gradient_accumulation_steps":
             return  # with per_device_train_batch_size
         case "per_device_train_batch_size":
-            if COMMANDS[command].stage == "ppo":
+            if COMMANDS[command].stage in ("rloo", "grpo"):
                 value = max(1, value * asked.get("gradient_accumulation_steps", 1) // asked["num_generations"])
                 key = "prompts_per_step"
             else:
@@ -376,6 +381,12 @@ def _set(turned: Turned, command: str, name: str, key: str, value: Any, asked: d
             value = _schedule(turned, name, value)
         case "max_grad_norm":
             value = value or None
+        case "epsilon":
+            value = [value, asked.get("epsilon_high") or value]
+        case "loss_type" if command == "grpo":
+            value = _variant(turned, asked)
+        case "epsilon_high" | "scale_rewards" | "importance_sampling_level":
+            return  # with epsilon, and with loss_type
         case "loss_type" | "loss_weights" | "label_smoothing" | "ld_alpha" | "cpo_alpha" | "simpo_gamma":
             return  # below, all at once: they depend on each other
         case "max_length" if value is None:
@@ -384,6 +395,24 @@ def _set(turned: Turned, command: str, name: str, key: str, value: Any, asked: d
         turned.values[key] = value
     if name == "beta" and COMMANDS[command].stage == "dpo":
         turned.values |= _loss(turned, command, asked)
+
+
+VARIANTS = {("grpo", "group"): "grpo", ("dr_grpo", "none"): "dr_grpo", ("dapo", "group"): "dapo"}
+
+
+def _variant(turned: Turned, asked: dict[str, Any]) -> str:
+    """Return the variant that TRL's three flags make together; where they make none of ours, the nearest, and say so."""
+    loss, level = asked["loss_type"], asked.get("importance_sampling_level", "token")
+    scale = {True: "group", False: "none"}.get(asked.get("scale_rewards", "group"), asked.get("scale_rewards", "group"))
+    if level == "sequence":
+        if (loss, scale) != ("grpo", "group"):
+            turned.missing.append(f"loss_type: {loss} with sequence ratios is gspo here, which averages as grpo does and divides by the sd")
+        return "gspo"
+    if loss == "dapo":
+        turned.values["refills"] = 0  # TRL's keeps groups that all scored alike
+    if (loss, scale) not in VARIANTS:
+        turned.missing.append(f"loss_type: {loss} with scale_rewards {scale} has no counterpart")
+    return VARIANTS.get((loss, scale), loss if loss in ("grpo", "dr_grpo", "dapo") else "grpo")
 
 
 def _schedule(turned: Turned, name: str, value: Any) -> Any:

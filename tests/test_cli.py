@@ -19,7 +19,8 @@ from preftune.errors import ConfigError, DataError, PreftuneError, Refused, Stop
 from preftune.manifest import hash_folder, write_json
 
 COMMANDS = (
-    "demo init import mine sample label check advise snapshot export train evaluate compare probe tune scale report release serve config"
+    "demo init import mine sample pick label check advise snapshot export train evaluate compare probe tune scale report release "
+    "serve config"
 ).split()
 GOOD = {"prompt": "Sort a list.", "chosen": "sorted(items)", "rejected": "items.sort()"}
 

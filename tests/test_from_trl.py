@@ -12,7 +12,7 @@ import yaml
 
 from preftune.config import load_config
 from preftune.errors import ConfigError
-from preftune.stages.ppo import PPOConfig
+from preftune.stages.group import GRPOConfig, RLOOConfig
 from preftune.stages.preference_config import DPOConfig
 from preftune.stages.reward import RewardConfig
 from preftune.stages.sft import SFTConfig
@@ -83,7 +83,8 @@ def test_every_key_that_a_flag_is_sent_to_is_one_of_ours(script: ModuleType) -> 
         "sft": SFTConfig.model_fields,
         "reward": RewardConfig.model_fields,
         "dpo": DPOConfig.model_fields,
-        "ppo": PPOConfig.model_fields,
+        "rloo": RLOOConfig.model_fields,
+        "grpo": GRPOConfig.model_fields,
     }
     for command, found in script.COMMANDS.items():
         sent = {rule.key for rule in found.flags.values() if isinstance(rule, script.To)}
@@ -179,15 +180,25 @@ def test_an_adapter_of_another_kind_keeps_it(script: ModuleType) -> None:
     assert both.missing == ["dora + rslora: an adapter is of one kind, so this is dora"]
 
 
-def test_grpo_becomes_a_start_for_ppo_and_says_so(script: ModuleType) -> None:
-    turned = script.turn("grpo", {"num_generations": 4, "max_completion_length": 64, "epsilon": 0.1, "top_k": 50})
+def test_grpo_becomes_grpo_with_its_loss_as_a_variant(script: ModuleType) -> None:
+    turned = script.turn("grpo", {"num_generations": 4, "max_completion_length": 64, "epsilon": 0.1, "epsilon_high": 0.3, "top_k": 50})
     assert {k: turned.values[k] for k in ("samples_per_prompt", "max_new_tokens", "clip_range", "prompts_per_step")} == {
         "samples_per_prompt": 4,
         "max_new_tokens": 64,
-        "clip_range": 0.1,
+        "clip_range": [0.1, 0.3],
         "prompts_per_step": 2,
     }
-    assert turned.missing[0].startswith("grpo: the algorithm itself")
+    assert {k: turned.values[k] for k in ("variant", "refills", "kl_coef")} == {"variant": "dapo", "refills": 0, "kl_coef": 0.0}
+    for flags, variant in (
+        ({"loss_type": "grpo"}, "grpo"),
+        ({"loss_type": "dr_grpo", "scale_rewards": False}, "dr_grpo"),
+        ({"loss_type": "grpo", "importance_sampling_level": "sequence"}, "gspo"),
+    ):
+        found = script.turn("grpo", flags)
+        assert (found.values["variant"], [line for line in found.missing if "loss_type" in line]) == (variant, [])
+    assert any("dapo with scale_rewards batch" in line for line in script.turn("grpo", {"scale_rewards": "batch"}).missing)
+    assert any("bnpo with scale_rewards group has no counterpart" in line for line in script.turn("grpo", {"loss_type": "bnpo"}).missing)
+    assert script.turn("rloo", {}).values["clip_range"] == [0.2, 0.2]
     assert any(line.startswith("top_k") for line in turned.missing)
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from preftune.release.export import release as release_run
     from preftune.release.provenance import judgements_behind
     from preftune.rollout.collect import sample_candidates
+    from preftune.rollout.pick import pick
     from preftune.rollout.reward_probes import probe_reward
     from preftune.rollout.sources import SampleSettings
     from preftune.stages.group import GRPOConfig, RLOOConfig
@@ -106,6 +107,7 @@ _PUBLIC = {
     "init_project": ("project", "init_project"),
     "mine": ("data.mining", "mine"),
     "sample_candidates": ("rollout.collect", "sample_candidates"),
+    "pick": ("rollout.pick", "pick"),
     "label": ("web.serve", "label"),
     "check_store": ("data.checks", "check_store"),
     "agreement": ("data.agreement", "agreement"),
@@ -165,6 +167,7 @@ __all__ = [
     "measure_preference",
     "mine",
     "next_pairs",
+    "pick",
     "probe_reward",
     "read_manifest",
     "release_run",

@@ -30,6 +30,7 @@ from preftune._cli_inputs import (
 from preftune._cli_label import label
 from preftune._cli_mine import mine
 from preftune._cli_output import Json, print_json, print_result, run_app
+from preftune._cli_pick import pick
 from preftune._cli_probe import probe
 from preftune._cli_sample import sample
 from preftune._cli_serve import serve
@@ -123,6 +124,7 @@ def init(directory: Annotated[Path, typer.Argument(metavar="DIR", help="The fold
 app.command(name="import")(import_)
 app.command()(mine)
 app.command()(sample)
+app.command()(pick)
 app.command()(label)
 app.command()(check)
 app.command()(advise)

@@ -97,8 +97,10 @@ def resolved(config: S, out: Path, names: tuple[str, ...] = ("data", "model")) -
     project = out.resolve().parent
     changes: dict[str, Any] = {}
     hashes: dict[str, str] = {}
-    for name in (*names, *(name for name in OPTIONAL_FILES if getattr(config, name, None) is not None)):
-        value = getattr(config, name)
+    for name in (*names, *OPTIONAL_FILES):
+        value = getattr(config, name, None)
+        if value is None:
+            continue
         path = next((p for p in (Path(value), find(value, project)) if p.exists()), None)
         if path is None:
             raise ConfigError(f'there is no "{value}"', f'key "{name}"', "Give a folder or file that is there.")

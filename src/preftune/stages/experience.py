@@ -16,13 +16,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from preftune.config import Config
 from preftune.data.batches import Encoded, Group, shuffled, split_by_budget
 from preftune.errors import DataError, PreftuneError
 from preftune.losses.kl import k1, k3
@@ -35,61 +33,20 @@ from preftune.progress import Progress
 from preftune.rollout.generate import Sample, generate
 from preftune.rollout.reward_probes import known_findings
 from preftune.rollout.rewards.asking import Ask, facts_of
-from preftune.rollout.rewards.source import RewardSource, with_reward_model
+from preftune.rollout.rewards.source import with_reward_model
 from preftune.rollout.rewards.total import open_rewards
-from preftune.rollout.score import NO_END_SCORE, token_table
-from preftune.stages.common import Room, StageConfig
-from preftune.training.health import Trouble, findings, text_metrics
+from preftune.rollout.score import token_table
+from preftune.stages.common import Room
+from preftune.stages.online_config import OnlineConfig
+from preftune.training.health import findings, text_metrics
 from preftune.training.loop import SAMPLES, Loop, read_metrics
 from preftune.training.plan import steps_of
 from preftune.training.step import Loss, Step, train_step
 
-KL_STOP = (
-    0.03  # approximate KL to the sampling policy, nats a token, past which the epochs end: 1.5 × 0.02 (maths: the 37 details, extra 3)
-)
 SAMPLER_GAP = 0.05  # nats; a wrong temperature or mask is far above, float32 arithmetic far below
 NO_SPREAD = 1e-6  # scores of one step that spread less than this, relative to their size, are all equal
 FIRST_KL = 1e-3  # nats a token, half the square of 4.5 %; what bfloat16 makes of 1 is far below
 SAMPLES_KEPT = 4  # texts a step, for the report
-
-
-class Scoring(Config):
-    """What is made of the rewards' sum before anything is learned from it."""
-
-    unit: Literal["start", "running", "own"] = Field(
-        "start",
-        description="start: mean 0 and sd 1 over the start's answers; running: over all so far (PPO-max); own: as it is",
-    )
-    clip: float | None = Field(None, gt=0, description="largest score, in that unit, of either sign (PPO-max: 5); null = any")
-    missing_end: Literal["replace", "add"] = Field("replace", description="whether no_eos_score replaces the score, or is added to it")
-    whiten_rewards: bool = Field(False, description="PPO: give token rewards sd 1 around their mean (1909.08593: on; 2403.17031: off)")
-
-
-class OnlineConfig(StageConfig):
-    """The keys that the stages share which learn from their own samples."""
-
-    reward_model: str = Field(description="run of preftune train reward")
-    rewards: tuple[RewardSource, ...] = Field(
-        (), description="further rewards, added with their weights; one that names the reward model too decides what that weighs"
-    )
-    steps: int = Field(20, ge=1, description="rounds of sampling and learning")
-    prompts_per_step: int = Field(16, ge=1, description="prompts sampled a step")
-    samples_per_prompt: int = Field(4, ge=1, description="completions of each")
-    epochs: int = Field(2, ge=1, description="passes over each step's samples (the papers use 1 to 4)")
-    minibatches: int = Field(2, ge=1, description="optimiser steps an epoch; divides prompts_per_step")
-    lr: float = Field(1e-4, gt=0, description="policy's peak learning rate (1e-4 for LoRA; 3e-6 for all weights)")
-    max_new_tokens: int = Field(96, ge=1, description="longest completion")
-    temperature: float = Field(1.0, gt=0, description="of sampling, and of every log-prob")
-    no_eos_score: float = Field(NO_END_SCORE, description="score, in sd, of a completion that did not end by itself (replaces its score)")
-    scoring: Scoring = Field(Scoring(), description="the scores' unit and bounds (unit, clip, missing_end, whiten_rewards)")
-    stop_on: tuple[Trouble, ...] = Field((), description="troubles that end the run, which keeps what it has learned; each is said anyway")
-
-    @model_validator(mode="after")
-    def _minibatches_divide(self) -> OnlineConfig:
-        if self.prompts_per_step % self.minibatches:
-            fits = ", ".join(str(n) for n in range(1, self.prompts_per_step + 1) if self.prompts_per_step % n == 0)
-            raise ValueError(f'"minibatches" = {self.minibatches} does not divide "prompts_per_step" = {self.prompts_per_step}. Use {fits}')
-        return self
 
 
 @dataclass(frozen=True)
@@ -138,7 +95,8 @@ class Rollouts:
         self.facts = facts_of(room.snapshot)
         # From the same base, the reward model is an adapter and a head on the policy's, which is then in memory once.
         self.one_base = shares_base(config, room)
-        reward_model = reward_role(room.model, find(config.reward_model, room.project) / ON_BASE) if self.one_base else None
+        named = config.reward_model
+        reward_model = reward_role(room.model, find(named, room.project) / ON_BASE) if named is not None and self.one_base else None
         self.rewards = open_rewards(
             with_reward_model(config.rewards, config.reward_model),
             project=room.project,
@@ -148,7 +106,7 @@ class Rollouts:
             token_budget=config.token_budget,
             run=str(content_seed(config.model_dump_json())),
             facts=self.facts,
-            loaded={config.reward_model: reward_model} if reward_model is not None else {},
+            loaded={named: reward_model} if named is not None and reward_model is not None else {},
         )
         for name in {name: None for source in self.rewards.sources for name in source.models}:
             for finding in known_findings(find(name, room.project)):
@@ -242,6 +200,8 @@ def sampler_gap(logprobs: Tensor, sampled: Tensor, mask: Tensor, room: Room, whe
 
 def shares_base(config: OnlineConfig, room: Room) -> bool:
     """Say whether the reward model is a LoRA adapter trained on the very model that the policy starts from, with one of its own."""
+    if config.reward_model is None:
+        return False
     run = find(config.reward_model, room.project)
     plain = config.adapter is not None and config.adapter.kind != "qlora"  # on a base in 4 bits its scores would be others
     return plain and (run / ON_BASE).exists() and bool(read_manifest(run)["inputs"]["model"] == hash_folder(room.base))

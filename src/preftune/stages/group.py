@@ -46,12 +46,11 @@ from preftune.manifest import content_seed
 from preftune.models.load import batch_logprobs
 from preftune.models.one_base import policy_role
 from preftune.progress import Progress, Silent
+from preftune.rollout.rewards.source import with_reward_model
 from preftune.stages.common import Room, finish, open_room, resolved, save_policy, start
 from preftune.stages.experience import (
-    KL_STOP,
     Draw,
     Experience,
-    OnlineConfig,
     Rollouts,
     health,
     insist_on_ratio_1,
@@ -66,11 +65,13 @@ from preftune.stages.experience import (
     shares_base,
     watch,
 )
+from preftune.stages.online_config import KL_STOP, OnlineConfig
 from preftune.training.loop import Loop
 from preftune.training.optim import adamw, lr_at
 from preftune.training.plan import Plan, make_plan
 from preftune.training.step import Loss, mean_metric
 
+ADAM_EPS = 1e-5  # as for PPO: at torch's 1e-8 the first steps are many times larger
 INPUTS = ("data", "model", "reward_model")
 Variant = Literal["grpo", "dr_grpo", "dapo", "gspo", "reinforce++", "reinforce++_baseline"]
 KLIn = Literal["reward", "loss"]
@@ -187,17 +188,18 @@ def _run(kind: Literal["rloo", "grpo"], config: RLOOConfig | GRPOConfig, out: Pa
     method, name = method_of(config), kind.upper()
     room = open_room(config, out, progress)
     rollouts = Rollouts(config, room, progress)
-    policy = policy_role(room.model) if rollouts.one_base else room.model
-    optimiser = adamw(policy, eps=1e-5)
-    progress.note(f"policy: {room.trained_parameters:,} trained parameters")
+    policy: nn.Module = policy_role(room.model) if rollouts.one_base else room.model
+    optimiser = adamw(policy, eps=ADAM_EPS)
+    progress.note(f"policy: {room.trained_parameters:,} trained parameters{'; all roles on one base' if rollouts.one_base else ''}")
     prompts = prompts_of(config, room)
     loop = Loop(work, name=name, total=config.steps, models={"policy": policy}, optimisers={"policy": optimiser}, progress=progress)
-    stopped = None
+    stopped, told = None, False
 
     for step in loop.steps():
         where = f"{name} step {step + 1}"
         draw, counted = _draw(rollouts, method, prompts, step, loop.state)
-        if counted["groups/equal"] == 1 and float(draw.scores.std(correction=0)) == 0:
+        if not told and counted["groups/equal"] == 1 and float(draw.scores.std(correction=0)) == 0:
+            told = True
             progress.note(f"{where}: every completion scored {float(draw.scores[0]):.3g} sd, so the reward tells nothing apart.")
         once = config.epochs == config.minibatches == 1
         experience = rollouts.measure(draw, where, once=once)
@@ -209,9 +211,8 @@ def _run(kind: Literal["rloo", "grpo"], config: RLOOConfig | GRPOConfig, out: Pa
         stopped = watch(loop, config)
         if stopped is not None:
             break
-    one_base = rollouts.one_base
     save_policy(room, work.path)
-    facts = {"score_mean": loop.state["mean"], "score_sd": loop.state["sd"], "method": asdict(method), "one_base": one_base}
+    facts = {"score_mean": loop.state["mean"], "score_sd": loop.state["sd"], "one_base": rollouts.one_base, "method": asdict(method)}
     facts |= {"warnings": loop.state["warnings"], "stopped_on": stopped}
     return finish(room, work, final, loop, prompts, steps=loop.done, **facts)
 
@@ -352,5 +353,12 @@ def _plan(kind: str, config: RLOOConfig | GRPOConfig, out: Path) -> Plan:
         apart=room.apart,
         passes=config.epochs,
         forward_passes=4 if once else 5,
-        resident_models=1 if shares_base(config, room) else 2 if config.adapter is not None else 3,
+        resident_models=_resident_models(config, room),
     )
+
+
+def _resident_models(config: RLOOConfig | GRPOConfig, room: Room) -> int:
+    if shares_base(config, room):
+        return 1
+    models = {name for source in with_reward_model(config.rewards, config.reward_model) for name in source.models}
+    return 1 + len(models) + (config.adapter is None)  # without an adapter to switch off, the reference is a copy

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from preftune.config import Config
-from preftune.stages.experience import KL_STOP, OnlineConfig
+from preftune.stages.online_config import KL_STOP, OnlineConfig
 
 
 class Critic(Config):
@@ -23,6 +23,7 @@ class Critic(Config):
 class PPOConfig(OnlineConfig):
     """Settings of `preftune train ppo`."""
 
+    reward_model: str = Field(description="run of preftune train reward; the critic starts from it")
     value_lr: float = Field(3e-4, gt=0, description="critic's peak learning rate, where it is one of its own")
     critic: Critic = Field(Critic(), description="the critic (shared, clip_range, warmup_steps)")
     kl_coef: float = Field(0.05, ge=0, description="weight of the KL to the start in the reward (2009.01325 uses 0.05)")

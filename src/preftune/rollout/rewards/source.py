@@ -147,13 +147,14 @@ class RewardSource(Config):
         return self.name or (self.function.rpartition(":")[2] if self.function else self.rule or self.kind)
 
 
-def with_reward_model(sources: Sequence[RewardSource], reward_model: str) -> tuple[RewardSource, ...]:
+def with_reward_model(sources: Sequence[RewardSource], reward_model: str | None) -> tuple[RewardSource, ...]:
     """Return the sources and, where none of them names this reward model, that model before them with weight 1.
 
     So `reward_model` alone is the short form of a list of one, and a list that names it decides its weight.
     """
-    named = any(reward_model in source.models for source in sources)
-    return tuple(sources) if named else (RewardSource(model=reward_model), *sources)
+    if reward_model is None or any(reward_model in source.models for source in sources):
+        return tuple(sources)
+    return (RewardSource(model=reward_model), *sources)
 
 
 def insist_on_names(sources: Sequence[RewardSource]) -> None:
