@@ -33,9 +33,9 @@ def test_a_dry_run_shows_counts_direction_examples_and_what_would_be_set_aside(c
     assert code == 2
     assert out.splitlines() == [
         "rows.jsonl (own): 2 rows, 1 would be new, 0 already there",
-        "  1 new prompts",
+        "  1 new prompt",
         "  2 new candidates",
-        "  1 new judgements",
+        "  1 new judgement",
         "  1 set aside: there is nothing to learn from two equal answers (line 2)",
         "Direction: chosen over rejected; a ranking is best first.",
         "The first of them, so that you can see that better and worse are the right way round:",
@@ -51,10 +51,10 @@ def test_a_dry_run_shows_counts_direction_examples_and_what_would_be_set_aside(c
 def test_what_was_stored_of_one_file_is_told_where_the_next_cannot_be_read(capsys):
     Path("odd.jsonl").write_text(json.dumps({"ask": "Say hello.", "good": "Hello!"}) + "\n")
     code, out, err = run(capsys, "import", "rows.jsonl", "odd.jsonl", "--store", "s.db")
-    assert (code, out.splitlines()[0]) == (2, "rows.jsonl (own): 1 rows, 1 new, 0 already there")
+    assert (code, out.splitlines()[0]) == (2, "rows.jsonl (own): 1 row, 1 new, 0 already there")
     assert "has rows with the keys ask, good. Say which key is which: --map prompt=KEY --map chosen=KEY --map rejected=KEY" in err
     code, out, _ = run(capsys, "import", "odd.jsonl", "--store", "s.db", "--map", "prompt=ask", "--map", "completion=good")
-    assert (code, "  1 new demonstrations" in out) == (0, True)
+    assert (code, "  1 new demonstration" in out) == (0, True)
 
 
 def test_prompts_alone_are_shown_too_and_ask_for_answers(capsys):
@@ -91,13 +91,13 @@ def test_the_cap_on_unpacking_is_a_setting(capsys):
 def test_an_export_tells_what_it_holds_and_imports_again(capsys):
     run(capsys, "import", "rows.jsonl", "--store", "s.db")
     code, out, _ = run(capsys, "export", "own.jsonl", "--store", "s.db")
-    assert (code, out) == (0, "own.jsonl: 1 rows (own) from 1 judgements\n")
+    assert (code, out) == (0, "own.jsonl: 1 row (own) from 1 judgement\n")
     code, out, _ = run(capsys, "import", "own.jsonl", "--store", "s.db", "--json")
     assert (code, json.loads(out)["imports"][0]["already_there"]) == (0, 1)
     code, out, _ = run(capsys, "export", "pairs.jsonl", "--format", "trl", "--store", "s.db", "--json")
     assert (code, json.loads(out)["rows"]) == (0, 1)
     code, _, err = run(capsys, "export", "x", "--format", "excel", "--store", "s.db")
-    assert (code, err) == (2, 'Error: s.db: there is no export "excel". Known are own, trl, openai, llamafactory, argilla.\n')
+    assert (code, err) == (2, 'Error: s.db: there is no export "excel". Known are own, trl, trl-unpaired, openai, llamafactory, argilla.\n')
     assert not Path("x").exists()
 
 
