@@ -9,6 +9,7 @@ from itertools import combinations
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file
 
 from preftune.data.batches import Group, collate
 from preftune.data.snapshot import load_snapshot
@@ -17,7 +18,7 @@ from preftune.errors import DataError
 from preftune.manifest import read_manifest
 from preftune.models.heads import load_reward_heads, scalar_head, with_scalar_head
 from preftune.models.load import load_causal_lm, load_renderer
-from preftune.models.one_base import ON_BASE
+from preftune.models.one_base import HEAD, ON_BASE
 from preftune.records import KWise, Message, Pair, Tie
 from preftune.rollout.score import load_scorer
 from preftune.stages.common import Room
@@ -183,7 +184,8 @@ def test_an_ensemble_learns_and_its_heads_differ(toy):
     assert facts["held_out"]["accuracy"] > 0.8
     assert len(facts["normalisation"]["members"]) == 3
     assert float((heads[0] - heads[1]).abs().max()) > 1e-3
-    assert not (run / ON_BASE).exists()  # PPO takes the one score that every other caller gets, from the whole model
+    on_base = load_file(run / ON_BASE / HEAD)["weight"]  # PPO puts all heads on its own base, and takes their mean itself
+    torch.testing.assert_close(on_base, heads, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("settings", [{"loss": "plackett_luce"}, {"loss": "davidson"}, {"loss": "robust", "label_smoothing": 0.1}], ids=str)

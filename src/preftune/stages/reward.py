@@ -302,7 +302,7 @@ def _save(
 ) -> None:
     # Merged and whole, so that the head and every weight travel together; then read back, in place of what was saved, and compared.
     before = score_groups(room, probes, 1 << 20)
-    if hasattr(policy, "peft_config") and not members:  # the same once more in small: PPO can put it on a base that it has in memory
+    if hasattr(policy, "peft_config"):  # the same once more in small: PPO can put it on a base that it has in memory already
         save_adapter(policy, folder / ON_BASE, base=name_in(room.base, room.project))
         save_head(scalar_head(room.model), folder / ON_BASE)
     merge_in_place(policy)  # the backbone is shared with the reward model
