@@ -228,8 +228,10 @@ def test_micro_batches_keep_to_the_budget_and_hold_each_group_once(lengths, budg
 def test_the_area_of_groups_is_that_of_their_batch(shapes, tree, apart):
     groups = [Group((1,) * n, tuple((2,) * k for k in answers), i) for i, (n, answers) in enumerate(shapes)]
     area, batch = area_of(groups, tree=tree, apart=apart), collate(groups, 0, tree=tree, apart=apart)
-    assert (area.rows, area.length, area.begun) == (*batch.ids.shape, len(batch.beginning))
+    assert (len(area.lengths), max(area.lengths), area.begun) == (*batch.ids.shape, len(batch.beginning))
     assert area.tokens == batch.ids.numel() + len(batch.beginning)
+    without = area_of(groups, tree=tree, apart=apart, padded=False)
+    assert (without.lengths, without.tokens) == (tuple(batch.attention_mask.sum(1).tolist()), batch.num_tokens)
 
 
 def test_micro_batches_do_not_depend_on_the_order_given():

@@ -7,24 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from preftune.data.batches import Group, collate
-from preftune.models import lean
+from preftune.models import attention, lean
 from preftune.models.adapter import Adapter, adapter_off, add_adapter
-from preftune.models.load import batch_logprobs, load_causal_lm
+from preftune.models.load import batch_logprobs, hidden_states, load_causal_lm
 from preftune.training.measure import kept_for_backward
 
 CPU = torch.device("cpu")
 BEGUN = tuple(range(1, 14))
 GROUPS = [Group((*BEGUN, 21, 22), ((5, 6, 7, 8, 9), (8, 9)), 0), Group((*BEGUN, 23), ((4, 5, 6), (7,)), 1)]
 LEAN = ["llama", "qwen3", "mistral"]
-
-
-def as_it_was(model: nn.Module) -> nn.Module:
-    """Put transformers' own layers back."""
-    layers = [module for module in model.modules() if type(module).__name__ in lean.LIKE_LLAMA]
-    assert layers
-    for layer in layers:
-        del layer.forward
-    return model
 
 
 def learned(model: nn.Module, *, tree: bool = True, apart: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
@@ -54,7 +45,7 @@ def assert_same(found: tuple[Tensor, dict[str, Tensor]], expected: tuple[Tensor,
 @pytest.fixture(params=[3, 128], ids=["few queries at once", "all queries at once"])
 def queries(request, monkeypatch):
     """Attention in blocks, and whole; the gate a few rows at a time."""
-    monkeypatch.setattr(lean, "QUERIES", request.param)
+    monkeypatch.setattr(attention, "QUERIES", request.param)
     monkeypatch.setattr(lean, "ROWS", 7)
 
 
@@ -66,7 +57,7 @@ def test_the_numbers_and_the_gradients_are_those_of_the_layers_own_way(tiny_fold
     for ours in (False, True):
         model = load_causal_lm(tiny_folder(family), device=CPU)
         if not ours:
-            as_it_was(model)
+            lean.plain_layers(model)
         else:
             for layer in model.model.layers:
                 monkeypatch.setattr(type(layer), "forward", lambda *_, **__: pytest.fail("the layer's own way was taken"))
@@ -74,6 +65,40 @@ def test_the_numbers_and_the_gradients_are_those_of_the_layers_own_way(tiny_fold
             model = with_adapter(model)
         results.append(learned(model, tree=rows != "plain", apart=rows == "tree"))
     assert_same(results[1], results[0])
+
+
+@pytest.mark.parametrize("tree", [True, False], ids=["tree", "plain"])
+def test_padding_is_not_computed(tiny_folder, tree, monkeypatch):
+    model, batch = load_causal_lm(tiny_folder("llama"), device=CPU), collate(GROUPS, 0, tree=tree)
+    seen = []
+    model.model.embed_tokens.register_forward_hook(lambda module, args, out: seen.append(args[0].numel()))
+    states = hidden_states(model, batch)
+    assert sum(seen) == batch.num_tokens < batch.ids.numel() + len(batch.beginning)
+    assert states.shape[:2] == batch.ids.shape
+    assert not states[~batch.attention_mask].any()
+
+
+def test_rows_one_after_the_other_attend_as_rows_apart(monkeypatch):
+    monkeypatch.setattr(attention, "QUERIES", 4)
+    random = torch.Generator().manual_seed(0)
+    spans, before = [(0, 5), (5, 6), (6, 13)], 3
+    q, k, v = (torch.randn(1, heads, n, 4, generator=random, requires_grad=True) for heads, n in ((6, 13), (2, 16), (2, 16)))
+    seen = torch.rand(1, 1, 13, before + 7, generator=random) < 0.7
+    for start, stop in spans:
+        seen[:, :, start:stop, before : before + stop - start] &= torch.ones(stop - start, stop - start, dtype=torch.bool).tril()
+        seen[:, :, start:stop, before : before + stop - start] |= torch.eye(stop - start, dtype=torch.bool)
+    found = attention.attend(q, k, v, seen, 0.5, spans)
+    parts = []
+    for start, stop in spans:
+        keys, values = (torch.cat([part[:, :, :before], part[:, :, before + start : before + stop]], dim=2) for part in (k, v))
+        scores = 0.5 * q[:, :, start:stop] @ keys.repeat_interleave(3, dim=1).transpose(2, 3)
+        hidden = seen[:, :, start:stop, : before + stop - start].logical_not()
+        parts.append(scores.masked_fill(hidden, -torch.inf).softmax(-1) @ values.repeat_interleave(3, dim=1))
+    expected = torch.cat(parts, dim=2).transpose(1, 2)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    weights = torch.randn(found.shape, generator=random)
+    slopes = [torch.autograd.grad((out * weights).sum(), (q, k, v), retain_graph=True) for out in (found, expected)]
+    torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-5, atol=1e-6)
 
 
 def test_biases_are_added_and_learned():
@@ -101,7 +126,7 @@ def test_a_good_part_less_is_kept_for_backward(tiny_folder, adapter):
     for ours in (False, True):
         model = load_causal_lm(tiny_folder("llama"), device=CPU)
         if not ours:
-            as_it_was(model)
+            lean.plain_layers(model)
         if adapter:
             model = with_adapter(model)
         kept.append(kept_for_backward(lambda model=model: batch_logprobs(model, collate(GROUPS, 0))[0], model))
@@ -161,8 +186,8 @@ def test_each_gradient_is_that_of_finite_differences(adapter, monkeypatch):
     assert torch.autograd.gradcheck(lambda x, gain, *ts: lean._NormedLinears.apply(x, gain, 1e-3, [1.5, 0.5], *ts), (x, gain, *two))
     down = linear(generator, 5, 4, adapter=adapter)
     assert torch.autograd.gradcheck(lambda gate, up, x, *ts: lean._Gated.apply(gate, up, x, 1.5, *ts), (gate, up, x, *down))
-    parts = [numbers(2, 1, 1, 5), numbers(2, 2, 1, 5)]
-    assert torch.autograd.gradcheck(lambda x, *ts: lean._Added.apply(x, 1.5, *ts), (x, *down, *parts))
+    attended = numbers(2, 3, 1, 5)
+    assert torch.autograd.gradcheck(lambda x, attended, *ts: lean._Added.apply(x, attended, 1.5, *ts), (x, attended, *down))
     angles = torch.randn(2, 3, 2, dtype=torch.float64, generator=generator).repeat(1, 1, 2)
     heads = numbers(2, 3, 2, 4)
     assert torch.autograd.gradcheck(lambda h: lean._Rotated.apply(h, angles.cos(), angles.sin()), (heads,))
@@ -171,7 +196,7 @@ def test_each_gradient_is_that_of_finite_differences(adapter, monkeypatch):
 @pytest.mark.parametrize("together", [1, 3, 16])
 @pytest.mark.parametrize("kind", ["bool", "added", "one for all", "none"])
 def test_one_query_a_row_attends_as_a_loop_over_rows_and_heads_says(together, kind, monkeypatch):
-    monkeypatch.setattr(lean, "ROWS_TOGETHER", together)
+    monkeypatch.setattr(attention, "ROWS_TOGETHER", together)
     random = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(5, heads, n, 4, generator=random) for heads, n in ((6, 1), (2, 9), (2, 9)))
     starts = [3, 0, 7, 8, 4] if kind in ("bool", "added") else [2 if kind == "one for all" else 0] * 5
@@ -183,7 +208,7 @@ def test_one_query_a_row_attends_as_a_loop_over_rows_and_heads_says(together, ki
         "one for all": mask[:1],
         "none": None,
     }
-    (found,) = lean._attend(q, k, v, given[kind], 0.5)
+    found = attention.attend(q, k, v, given[kind], 0.5)
     assert found.shape == (5, 1, 6, 4)
     for row, start in enumerate(starts):
         for head in range(6):

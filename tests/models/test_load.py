@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ from preftune.models.load import (
     tree_rows_agree,
 )
 from preftune.records import Message
+from preftune.tensors import TokenBatch
 
 FAMILIES = ["llama", "qwen3", "gemma3_text", "mistral", "gpt2", "phi"]
 CPU = torch.device("cpu")
@@ -138,7 +140,8 @@ def test_the_probe_finds_that_shared_rows_agree(model):
 
 
 def test_the_probe_finds_a_model_whose_shared_rows_differ(model, monkeypatch):
-    monkeypatch.setattr("preftune.models.load._tree_masks", lambda model, batch: None)  # each answer sees those before it
+    plain = TokenBatch.tree_mask  # each answer sees those before it
+    monkeypatch.setattr(TokenBatch, "tree_mask", lambda batch, window=None: plain(replace(batch, segment=batch.segment.clamp(max=0))))
     assert not tree_rows_agree(model)
 
 

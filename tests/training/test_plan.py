@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from preftune.data.batches import Area, Encoded, Group, area_of, collate
 from preftune.models.adapter import Adapter, add_adapter
 from preftune.models.heads import end_scores, with_scalar_head
+from preftune.models.lean import lean_layers, plain_layers
 from preftune.models.load import CHUNK_TOKENS, batch_logprobs, load_causal_lm
 from preftune.models.recompute import one_layer_kept, recompute_layers
 from preftune.training import plan as plan_module
@@ -57,6 +58,8 @@ def plan(model, monkeypatch):
     monkeypatch.setattr(plan_module, "update_seconds", lambda trained, device: UPDATE)
     monkeypatch.setattr(plan_module, "held_memory", lambda model: HELD)
 
+    plain_layers(model)  # rows are padded, unless a test says otherwise
+
     def make(batches=(GROUPS,), *, limit=64 * GIB, under=None, **changes):
         under = under or model
         monkeypatch.setattr(plan_module, "memory_limit", lambda device: limit)
@@ -93,6 +96,13 @@ def test_padding_is_that_of_the_steps_and_not_of_the_data_sorted_as_one(plan):
     assert plan([[even[0], short], [even[1], short]]).padding == pytest.approx(4 / 16)
 
 
+def test_layers_that_compute_no_padding_are_planned_without(plan, model, tiny_tokenizer):
+    lean_layers(model)
+    made = plan([GROUPS], before=GROUPS)
+    assert (made.padding, made.tokens) == (0, 10)
+    assert made.before_seconds == pytest.approx(SCORE)  # the rows alone are as much work as the rows together
+
+
 def test_the_steps_of_a_plan_are_those_that_the_run_takes():
     groups = [Group((n,), ((2,),), n) for n in range(5)]
     steps = steps_of(groups, steps=6, batch_size=2, seed=3)
@@ -126,7 +136,7 @@ def test_the_memory_by_hand(plan, model, tiny_tokenizer):
 
 def test_fragments_are_what_a_pass_grew_by_over_what_it_keeps():
     memory = plan_module._Memory(state=0.0, fixed=1000.0, a_token=10.0, a_square=1.0, a_logit=6.0)
-    area = Area(rows=2, length=5)  # keeps 10 · 10 + 50 · 1
+    area = Area((5, 5))  # keeps 10 · 10 + 50 · 1
     assert memory.fitted(300 + 6 * 4, area, learned=4, shapes=1).peak(area) == pytest.approx(1000 + 300)
     assert memory.fitted(0, area, learned=4, shapes=1).fragments == LEAST_FRAGMENTS
     assert memory.fitted(10**6, area, learned=4, shapes=9).fragments == MOST_FRAGMENTS
@@ -165,7 +175,7 @@ def test_what_backward_keeps_grows_with_the_rows_as_the_plan_says(tiny_folder, k
         for alike in (False, True):  # prompts that begin alike are computed once, but each row keeps its copy of their keys
             prompts = [(0 if alike else n, *range(1, length - 2 * third)) for n in range(rows)]
             groups = [Group(prompt, (tuple(range(third)),) * 2, 0) for prompt in prompts]
-            area = area_of(groups, tree=True, apart=True)
+            area = area_of(groups, tree=True, apart=True, padded=False)
             kept = kept_for_backward(lambda groups=groups: compute(groups), model)
             assert (memory.peak(area) - memory.fixed - memory.state) / LEAST_FRAGMENTS == pytest.approx(
                 kept, rel=0.2 if area.begun else 0.1

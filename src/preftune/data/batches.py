@@ -125,29 +125,36 @@ def begun_apart(groups: Sequence[Group], *, tree: bool, apart: bool) -> int:
 
 @dataclass(frozen=True)
 class Area:
-    """What one micro-batch computes: rows × length tokens, padding among them, after `begun` tokens that all rows begin with."""
+    """What one micro-batch computes: its rows' tokens, after `begun` tokens that all rows begin with.
 
-    rows: int
-    length: int
+    padded: rows are as long as the longest; else they lie one after the other (see `models.attention`).
+    """
+
+    lengths: tuple[int, ...]
     begun: int = 0
+    padded: bool = True
 
     @property
     def tokens(self) -> int:
         """Tokens that go through every layer, padding among them."""
-        return self.rows * self.length + self.begun
+        return sum(self._computed()) + self.begun
 
     @property
     def squares(self) -> int:
         """Pairs of tokens that attention compares, masked ones among them."""
-        return self.rows * self.length * (self.length + self.begun) + self.begun**2
+        return sum(length * (length + self.begun) for length in self._computed()) + self.begun**2
+
+    def _computed(self) -> list[int]:
+        longest = max(self.lengths)
+        return [longest if self.padded else length for length in self.lengths]
 
 
-def area_of(groups: Sequence[Group], *, tree: bool, apart: bool) -> Area:
-    """Return what `collate` makes of these groups, without making it."""
+def area_of(groups: Sequence[Group], *, tree: bool, apart: bool, padded: bool = True) -> Area:
+    """Return what a forward pass over these groups computes, without making their batch."""
     begun = begun_apart(groups, tree=tree, apart=apart)
     if tree:
-        return Area(len(groups), max(g.num_tokens for g in groups) - begun, begun)
-    return Area(sum(len(g.completions) for g in groups), max(len(g.prompt) + len(c) for g in groups for c in g.completions))
+        return Area(tuple(g.num_tokens - begun for g in groups), begun, padded)
+    return Area(tuple(len(g.prompt) + len(c) for g in groups for c in g.completions), padded=padded)
 
 
 def split_by_budget(groups: Sequence[Group], token_budget: int) -> list[list[Group]]:

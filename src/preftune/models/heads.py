@@ -22,6 +22,7 @@ from preftune.losses.logprobs import predicting
 from preftune.losses.reduce import sequence_length
 from preftune.manifest import write_json
 from preftune.models.checkpoint import save_model
+from preftune.models.lean import lean_layers
 from preftune.models.load import LOADING_ERRORS, find_device, first_line, fitting_dtype, hidden_states, quiet, unwrap
 from preftune.tensors import TokenBatch
 
@@ -117,6 +118,7 @@ def load_reward_heads(path: Path, *, device: torch.device | None = None) -> PreT
         raise ModelError(f"weights are missing: {lost}; its rewards would be random", str(path), "Give a run of train reward.")
     loaded: PreTrainedModel = model.to(device).eval()
     scalar_head(loaded).float()
+    lean_layers(loaded)
     return loaded
 
 

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from preftune.models.attention import attend
 
 # Layers whose forward is: norm, queries, keys and values, rotation, attention, output; norm, silu(gate) · up, output.
 LIKE_LLAMA = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
-ARGUMENTS = {"attention_mask", "position_ids", "cache", "past_key_values", "use_cache", "cache_position", "position_embeddings"}
-QUERIES = 128  # queries that attend at once: keys after the last of them are not looked at
-ROWS_TOGETHER = 16  # rows that decode whose keys are read from the same column on
+ARGUMENTS = {"attention_mask", "position_ids", "cache", "past_key_values", "use_cache", "cache_position", "position_embeddings", "spans"}
 ROWS = 128  # of the gate, worked on at once: what fits a core's cache
 
 
@@ -31,7 +32,7 @@ def lean_layers(model: nn.Module) -> None:
     layers: list[Any] = [module for module in model.modules() if type(module).__name__ in LIKE_LLAMA]
     for layer in layers:
         if type(layer.mlp.act_fn).__name__ in ("SiLU", "SiLUActivation"):
-            layer.forward = _lean(layer, layer.forward)
+            layer.forward, layer.is_lean = _lean(layer, layer.forward), True
 
 
 def plain_layers(model: nn.Module) -> None:
@@ -39,12 +40,23 @@ def plain_layers(model: nn.Module) -> None:
     for module in model.modules():
         if type(module).__name__ in LIKE_LLAMA:
             module.__dict__.pop("forward", None)
+            module.__dict__.pop("is_lean", None)
+
+
+def takes_spans(backbone: Any) -> bool:
+    """Say whether all layers take the leaner way here and now, so that rows can lie one after the other, without padding (see `attend`)."""
+    if hasattr(backbone, "takes_spans"):  # a role on a shared base, which has to put its adapters on first
+        return bool(backbone.takes_spans())
+    layers: list[Any] = [module for module in backbone.modules() if isinstance(module, GradientCheckpointingLayer)]
+    words = backbone.get_input_embeddings().weight
+    return bool(layers) and all(hasattr(layer, "is_lean") and _linears_of(layer, words, {}) is not None for layer in layers)
 
 
 def _lean(layer: Any, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def lean(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         linears = None if args else _linears_of(layer, hidden_states, kwargs)
         if linears is None:
+            assert kwargs.get("spans") is None, "transformers' own layers would let rows see each other"
             return forward(hidden_states, *args, **kwargs)
         x, attention = hidden_states, layer.self_attn
         q, k, v, o, gate, up, down = linears
@@ -57,8 +69,8 @@ def _lean(layer: Any, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
         cache = kwargs.get("cache", kwargs.get("past_key_values"))
         if cache is not None:
             keys, values = cache.update(keys, values, attention.layer_idx)
-        attended = _attend(queries, keys, values, kwargs.get("attention_mask"), attention.scaling)
-        x = _Added.apply(x, o.scaling, *o.tensors, *attended)  # type: ignore[no-untyped-call]
+        attended = attend(queries, keys, values, kwargs.get("attention_mask"), attention.scaling, kwargs.get("spans"))
+        x = _Added.apply(x, attended, o.scaling, *o.tensors)  # type: ignore[no-untyped-call]
         gates, ups = _normed(x, layer.post_attention_layernorm, gate, up)
         gated: Tensor = _Gated.apply(gates, ups, x, down.scaling, *down.tensors)  # type: ignore[no-untyped-call]
         return gated
@@ -202,35 +214,26 @@ def _linears(tensors: Sequence[Tensor | None], scalings: Sequence[float]) -> lis
 
 
 class _Added(torch.autograd.Function):
-    # residual + linear(parts, one after the other). Kept: the parts, as attention keeps them too.
+    # residual + linear(attended). Kept: what attention gave, as attention keeps it too.
 
     @staticmethod
-    def forward(
-        ctx: Any, residual: Tensor, scaling: float, weight: Tensor, bias: Tensor | None, a: Tensor | None, b: Tensor | None, *parts: Tensor
-    ) -> Tensor:
-        rows = _joined(parts)
-        out, low = _Linear(weight, bias, a, b, scaling).onto(residual.reshape(-1, residual.shape[-1]), rows)
-        ctx.save_for_backward(low, weight, bias, a, b, *parts)
+    def forward(ctx: Any, residual: Tensor, attended: Tensor, scaling: float, *tensors: Tensor | None) -> Tensor:
+        (linear,) = _linears(tensors, [scaling])
+        rows = attended.reshape(-1, attended.shape[2] * attended.shape[3])
+        out, low = linear.onto(residual.reshape(-1, residual.shape[-1]), rows)
+        ctx.save_for_backward(attended, low, *tensors)
         ctx.scaling = scaling
         return out.reshape(residual.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        low, weight, bias, a, b, *parts = ctx.saved_tensors
-        linear = _Linear(weight, bias, a, b, ctx.scaling)
+        attended, low, *tensors = ctx.saved_tensors
+        (linear,) = _linears(tensors, [ctx.scaling])
         flat = grad.reshape(-1, grad.shape[-1])
         grad_low = linear.low_gradient(flat)
-        found = linear.gradients(flat, grad_low, _joined(parts), low, ctx.needs_input_grad[2:6])
-        grad_rows = linear.input_gradient(flat, grad_low).reshape(*grad.shape[:-1], -1)
-        pieces = grad_rows.split([part.shape[1] for part in parts], dim=1)
-        return grad, None, *found, *(piece.reshape(part.shape) for piece, part in zip(pieces, parts, strict=True))
-
-
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    """Return parts [B, t, heads, D] of rows as [B · T, heads · D]."""
-    whole = torch.cat(list(parts), dim=1) if len(parts) > 1 else parts[0]
-    return whole.reshape(-1, whole.shape[2] * whole.shape[3])
+        found = linear.gradients(flat, grad_low, attended.reshape(len(flat), -1), low, ctx.needs_input_grad[3:])
+        return grad, linear.input_gradient(flat, grad_low).reshape(attended.shape), None, *found
 
 
 class _Gated(torch.autograd.Function):
@@ -241,7 +244,7 @@ class _Gated(torch.autograd.Function):
         gates, ups = (part.reshape(-1, part.shape[-1]) for part in (gate, up))
         product = torch.empty_like(gates)
         for g, u, p in zip(*(part.split(ROWS) for part in (gates, ups, product)), strict=True):
-            torch.sigmoid(g, out=p).mul_(g).mul_(u)
+            torch.ops.aten.silu.out(g, out=p).mul_(u)
         (linear,) = _linears(tensors, [scaling])
         out, low = linear.onto(residual.reshape(-1, residual.shape[-1]), product)
         ctx.save_for_backward(gates, ups, low, *tensors)
@@ -258,11 +261,9 @@ class _Gated(torch.autograd.Function):
         grad_up = linear.input_gradient(flat, grad_low)  # for now that of the product
         grad_gate, product = torch.empty_like(gates), torch.empty_like(gates)
         for g, u, p, dg, du in zip(*(part.split(ROWS) for part in (gates, ups, product, grad_gate, grad_up)), strict=True):
-            share = torch.sigmoid(g)
-            silu = share * g
+            silu = nn.functional.silu(g)
             torch.mul(silu, u, out=p)
-            # d silu / d gate = σ + silu · (1 − σ)
-            torch.addcmul(share, silu, 1 - share, out=dg).mul_(u).mul_(du)
+            torch.ops.aten.silu_backward.grad_input(du * u, g, grad_input=dg)
             du.mul_(silu)
         found = linear.gradients(flat, grad_low, product, low, ctx.needs_input_grad[4:])
         return grad_gate.reshape(ctx.shape), grad_up.reshape(ctx.shape), grad, None, *found
@@ -291,50 +292,3 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor, way: float) -> Tensor:
     out_first.addcmul_(second, sine, value=-way)
     out_second.addcmul_(first, sine, value=way)
     return out
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> list[Tensor]:
-    """Return the attention's output as parts [B, t, heads, D] of the T queries.
-
-    q: [B, heads, T, D]. k, v: [B, fewer heads, P + T, D]. mask: [B, 1, T, P + T], or None for causal rows without a beginning.
-    A token never looks at what comes after it, so some queries at a time need only the keys up to their last. Queries of several heads
-    share a head of keys without a copy of it.
-    """
-    tokens = q.shape[2]
-    if tokens == 1:
-        return [_attend_once(q, k, v, mask, scale)]
-    if mask is None:  # as transformers has it: the row begins here, and what lies after it is a cache's empty room
-        k, v = k[:, :, :tokens], v[:, :, :tokens]
-    before = k.shape[2] - tokens
-    parts, start = [], 0
-    for some in q.split(QUERIES, dim=2):
-        stop = start + some.shape[2]
-        seen = before + stop
-        part = torch.ones(stop - start, seen, dtype=torch.bool).tril_(start) if mask is None else mask[:, :, start:stop, :seen]
-        attended = nn.functional.scaled_dot_product_attention(
-            some, k[:, :, :seen], v[:, :, :seen], attn_mask=part, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
-        )
-        parts.append(attended.transpose(1, 2))
-        start = stop
-    return parts
-
-
-def _attend_once(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """Return the attention's output [B, 1, heads, D] of one query a row, as in decoding, where reading the keys takes the time.
-
-    q: [B, heads, 1, D]. k, v: [B, fewer heads, S, D]. mask: [B or 1, 1, 1, S] or None. The queries that share a head of keys go through it
-    together; and since rows that end together begin at different columns, some rows at a time are read from the first column of theirs.
-    """
-    together = q.unflatten(1, (k.shape[1], -1)).squeeze(3)  # [B, fewer heads, queries a head, D]
-    starts = [0] * len(q)
-    if mask is not None:
-        mask = mask.expand(len(q), -1, -1, -1)
-        starts = (mask if mask.dtype == torch.bool else mask == 0)[:, 0, 0].int().argmax(-1).tolist()
-    parts = []
-    for start in range(0, len(q), ROWS_TOGETHER):
-        rows, first = slice(start, start + ROWS_TOGETHER), min(starts[start : start + ROWS_TOGETHER])
-        part = None if mask is None else mask[rows, :, :, first:]
-        parts.append(
-            nn.functional.scaled_dot_product_attention(together[rows], k[rows, :, first:], v[rows, :, first:], attn_mask=part, scale=scale)
-        )
-    return torch.cat(parts).flatten(1, 2)[:, None]

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from inspect import signature
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from preftune.errors import ModelError
 from preftune.losses.logprobs import Head, token_logprobs
 from preftune.losses.reduce import to_sequences
 from preftune.manifest import MANIFEST, hash_folder, read_manifest
-from preftune.models.lean import lean_layers
+from preftune.models.lean import lean_layers, takes_spans
 from preftune.tensors import TokenBatch
 
 TEMPLATE = "chat_template.jinja"
@@ -249,12 +250,35 @@ def output_head(model: nn.Module) -> Head:
 def hidden_states(model: nn.Module, batch: TokenBatch) -> Tensor:
     """Return the last hidden states [B, T, H] (after the final norm): what the output layer and the scalar heads read."""
     backbone: Any = unwrap(model).base_model
+    if takes_spans(backbone):
+        return _without_padding(model, backbone, batch)
     # Plain rows are padded on the right, so a causal model never looks at padding.
     mask = None if batch.plain and not batch.beginning else _tree_masks(unwrap(model), batch)
     cache = after_beginning(model, batch.beginning, len(batch.ids)) if batch.beginning else {"use_cache": False}
     out = backbone(input_ids=batch.ids, attention_mask=mask, position_ids=batch.position_ids, **cache)
     states: Tensor = out.last_hidden_state
     return states
+
+
+def _without_padding(model: nn.Module, backbone: Any, batch: TokenBatch) -> Tensor:
+    # All rows one after the other in one row: what is padding is not computed. Its hidden states are 0.
+    rows, places = batch.attention_mask.nonzero(as_tuple=True)
+
+    def laid_out(mask: Tensor) -> Tensor:  # [B, 1, T, P + T] → [1, 1, real tokens, P + T]
+        return mask[rows, :, places].transpose(0, 1)[None]
+
+    ends = batch.attention_mask.sum(1).cumsum(0).tolist()
+    masks = _tree_masks(unwrap(model), batch)
+    cache = after_beginning(model, batch.beginning, 1) if batch.beginning else {"use_cache": False}
+    out = backbone(
+        input_ids=batch.ids[rows, places][None],
+        attention_mask={kind: laid_out(mask) for kind, mask in masks.items()} if isinstance(masks, dict) else laid_out(masks),
+        position_ids=batch.position_ids[rows, places][None],
+        spans=list(pairwise([0, *ends])),
+        **cache,
+    )
+    found: Tensor = out.last_hidden_state[0]
+    return found.new_zeros(*batch.ids.shape, found.shape[-1]).index_put((rows, places), found)
 
 
 def after_beginning(model: nn.Module, beginning: Sequence[int], rows: int) -> dict[str, Any]:

@@ -27,11 +27,12 @@ def noisy_embeddings(model: nn.Module, batch: TokenBatch, *, alpha: float, seeds
     lengths = (batch.segment >= 0).sum(1).tolist()
 
     def add(module: nn.Module, args: Any, embedded: Tensor) -> Tensor:
-        noise = torch.zeros(embedded.shape)
+        noise = torch.zeros(*batch.ids.shape, embedded.shape[-1])
         for row, (length, seed) in enumerate(zip(lengths, seeds, strict=True)):
             limit = alpha / math.sqrt(length * embedded.shape[-1])
             noise[row, :length].uniform_(-limit, limit, generator=torch.Generator().manual_seed(seed))
-        return embedded + noise.to(embedded)
+        padded = embedded.shape[:2] == batch.ids.shape  # else the rows lie one after the other
+        return embedded + (noise if padded else noise[batch.attention_mask.cpu()][None]).to(embedded)
 
     handle = unwrap(model).get_input_embeddings().register_forward_hook(add)
     try:

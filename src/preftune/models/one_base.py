@@ -22,6 +22,7 @@ from transformers import PretrainedConfig
 from preftune.errors import ModelError
 from preftune.manifest import disk_errors
 from preftune.models.adapter import kept_as_trained
+from preftune.models.lean import takes_spans
 from preftune.models.load import unwrap
 
 POLICY, REWARD, CRITIC = "default", "reward", "critic"  # adapters; peft's own name for the first
@@ -41,6 +42,11 @@ class _Backbone:
     def __call__(self, **arguments: Any) -> Any:
         with adapters_on(self._shared, self._adapters):
             return self._layers(**arguments)
+
+    def takes_spans(self) -> bool:
+        """As `lean.takes_spans`, with these adapters."""
+        with adapters_on(self._shared, self._adapters):
+            return takes_spans(self._layers)
 
 
 class Role(nn.Module):

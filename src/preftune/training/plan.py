@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from preftune.data.batches import Area, Encoded, Group, area_of, batch_indices, split_by_budget
+from preftune.models.lean import takes_spans
 from preftune.models.load import CHUNK_TOKENS, device_of, freed_memory_is_kept, unwrap
 from preftune.models.recompute import one_layer_kept
 from preftune.progress import duration
@@ -110,17 +111,18 @@ def make_plan(
     device = device_of(model)
     sizes = _Sizes.of(model)
     parts = [part for batch in batches for part in split_by_budget(batch, token_budget)]
-    areas = [area_of(part, tree=tree, apart=apart) for part in parts]
+    made = {"tree": tree, "apart": apart, "padded": not takes_spans(unwrap(model).base_model)}
+    areas = [area_of(part, **made) for part in parts]
     trained = learners * sum(p.numel() for p in model.parameters() if p.requires_grad)
 
     def work(part: Sequence[Group]) -> float:
-        return sizes.flops(area_of(part, tree=tree, apart=apart), _learned(part))
+        return sizes.flops(area_of(part, **made), _learned(part))
 
     tried = _tried(parts, areas)
     memory = _Memory.of(model, compute, trained, sizes, resident_models, rows_a_group=1 if tree else 2)
     cost = training_cost(lambda: compute(tried), model, device)
     grown, shapes = cost.grown - 4 * trained // learners, len(set(areas)) if freed_memory_is_kept(device) else 1
-    memory = memory.fitted(grown, area_of(tried, tree=tree, apart=apart), learned=_learned(tried), shapes=shapes)
+    memory = memory.fitted(grown, area_of(tried, **made), learned=_learned(tried), shapes=shapes)
     largest = max(areas, key=memory.peak)
     peak, limit = memory.peak(largest), memory_limit(device)
     train = cost.seconds / work(tried)
@@ -129,7 +131,7 @@ def make_plan(
     seconds = sum(map(work, parts)) * per_step + len(batches) * passes * update_seconds(trained, device)
     groups = encoded.groups
     repeated = 0 if tree else sum(len(g.prompt) * (len(g.completions) - 1) for part in parts for g in part)
-    begun_once = sum(area.begun * (area.rows - 1) for area in areas)
+    begun_once = sum(area.begun * (len(area.lengths) - 1) for area in areas)
     return Plan(
         stage,
         len(groups),
@@ -213,7 +215,7 @@ class _Memory:
         with one_layer_kept(model):
             kept = [kept_for_backward(lambda length=length: compute([_row(length)]), model) for length in lengths]  # type: ignore[misc]
         for length in lengths:  # the row's two answers, of a quarter each, share their prompt or repeat it
-            areas.append(Area(1, length) if rows_a_group == 1 else Area(2, length - length // 4))
+            areas.append(Area((length,) if rows_a_group == 1 else (length - length // 4,) * 2))
         (n, m), (a, b) = (area.tokens for area in areas), (area.squares for area in areas)
         square = max(0.0, (kept[1] / m - kept[0] / n) / (b / m - a / n))
         weights = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -248,12 +250,12 @@ def _row(length: int) -> Group:
 
 
 def _advice(memory: _Memory, largest: Area, limit: int, token_budget: int) -> list[str]:
-    length = largest.length + largest.begun
+    length = max(largest.lengths) + largest.begun
 
     def fits(rows: int, length: int, spared: float = 0.0) -> bool:
-        return (memory.peak(Area(rows, length)) - spared) * SPARE <= limit
+        return (memory.peak(Area((length,) * rows)) - spared) * SPARE <= limit
 
-    budgets = [budget for budget in _halves(token_budget) if largest.rows > 1 and fits(max(1, budget // length), length)]
+    budgets = [budget for budget in _halves(token_budget) if len(largest.lengths) > 1 and fits(max(1, budget // length), length)]
     lengths = [n for n in _halves(length) if fits(1, n)]
     if budgets:
         return [f"Set token_budget={budgets[0]}."]

@@ -1,0 +1,128 @@
+"""Attention of the lean layers (float32 on a CPU): some queries at a time, rows without padding, and single queries that decode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+QUERIES = 128  # queries that attend at once: keys after the last of them are not looked at
+ROWS_TOGETHER = 16  # rows that decode whose keys are read from the same column on
+Spans = Sequence[tuple[int, int]]  # where rows begin and end that lie one after the other in one row
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, spans: Spans | None = None) -> Tensor:
+    """Return the attention's output [B, T, heads, D].
+
+    q: [B, heads, T, D]. k, v: [B, fewer heads, P + T, D]. mask: [B or 1, 1, T, P + T], or None for causal rows without a beginning.
+    spans: the rows that one row (B = 1) is made of. Each sees the P keys of the beginning and its own, and the mask's columns are
+    those: [1, 1, T, P + longest].
+    """
+    tokens = q.shape[2]
+    if tokens == 1:
+        return _attend_once(q, k, v, mask, scale)
+    if mask is None:  # as transformers has it: the row begins here, and what lies after it is a cache's empty room
+        k, v = k[:, :, :tokens], v[:, :, :tokens]
+    elif mask.dtype == torch.bool:
+        mask = torch.zeros(mask.shape, dtype=q.dtype).masked_fill_(mask.logical_not(), float("-inf"))
+    attended: Tensor = _Attended.apply(q, k, v, mask, scale, spans or [(0, tokens)])  # type: ignore[no-untyped-call]
+    return attended
+
+
+class _Attended(torch.autograd.Function):
+    # torch's own attention on a CPU (Dao et al. 2205.14135), piece by piece. A token never looks at what comes after it, so some queries
+    # at a time need only the keys up to their last. Queries of several heads share a head of keys without a copy of it. The
+    # gradients of keys and values are added up in place: autograd would make a tensor of all of them for each piece.
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, spans: Spans) -> Tensor:
+        batch, heads, tokens, _ = q.shape
+        out = q.new_empty(batch, tokens, heads, v.shape[3])
+        lse = q.new_empty(batch, heads, tokens)
+        before = k.shape[2] - tokens
+        for start, stop in spans:
+            keys, values = (_of_row(part, before, start, stop) for part in (k, v))
+            for first, last, seen in _pieces(start, stop, before):
+                out[:, first:last], lse[:, :, first:last] = _piece(
+                    q[:, :, first:last], keys[:, :, :seen], values[:, :, :seen], _part(mask, first, last, seen), scale
+                )
+        ctx.save_for_backward(q, k, v, mask, out, lse)
+        ctx.scale, ctx.spans = scale, spans
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, mask, out, lse = ctx.saved_tensors
+        before = k.shape[2] - q.shape[2]
+        grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for start, stop in ctx.spans:
+            keys, values = (_of_row(part, before, start, stop) for part in (k, v))
+            for first, last, seen in _pieces(start, stop, before):
+                grad_q[:, :, first:last], *slopes = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                    grad[:, first:last].transpose(1, 2),
+                    q[:, :, first:last],
+                    keys[:, :, :seen],
+                    values[:, :, :seen],
+                    out[:, first:last].transpose(1, 2),
+                    lse[:, :, first:last],
+                    0.0,
+                    False,
+                    attn_mask=_part(mask, first, last, seen),
+                    scale=ctx.scale,
+                )
+                for whole, slope in zip((grad_k, grad_v), slopes, strict=True):
+                    own = slice(before + start, start + seen)
+                    whole[:, :, :before] += slope[:, :, :before]
+                    whole[:, :, own] += slope[:, :, before:]
+        return grad_q, grad_k, grad_v, None, None, None
+
+
+def _of_row(part: Tensor, before: int, start: int, stop: int) -> Tensor:
+    """Return the keys or values that a row may see: those of the beginning, and its own."""
+    if not start:
+        return part[:, :, : before + stop]
+    own = part[:, :, before + start : before + stop]
+    return torch.cat([part[:, :, :before], own], dim=2) if before else own
+
+
+def _pieces(start: int, stop: int, before: int) -> list[tuple[int, int, int]]:
+    """Return (first query, last query, keys seen) of each piece of a row."""
+    firsts = range(start, stop, QUERIES)
+    lasts = [min(first + QUERIES, stop) for first in firsts]
+    return [(first, last, before + last - start) for first, last in zip(firsts, lasts, strict=True)]
+
+
+def _part(mask: Tensor | None, first: int, last: int, seen: int) -> Tensor:
+    if mask is not None:
+        return mask[:, :, first:last, :seen]
+    return torch.full((1, 1, last - first, seen), float("-inf")).triu_(1 + seen - (last - first))
+
+
+def _piece(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False, attn_mask=mask, scale=scale)
+    return out.transpose(1, 2), lse
+
+
+def _attend_once(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Return the attention's output [B, 1, heads, D] of one query a row, as in decoding, where reading the keys takes the time.
+
+    q: [B, heads, 1, D]. k, v: [B, fewer heads, S, D]. mask: [B or 1, 1, 1, S] or None. The queries that share a head of keys go through it
+    together; and since rows that end together begin at different columns, some rows at a time are read from the first column of theirs.
+    """
+    together = q.unflatten(1, (k.shape[1], -1)).squeeze(3)  # [B, fewer heads, queries a head, D]
+    starts = [0] * len(q)
+    if mask is not None:
+        mask = mask.expand(len(q), -1, -1, -1)
+        starts = (mask if mask.dtype == torch.bool else mask == 0)[:, 0, 0].int().argmax(-1).tolist()
+    parts = []
+    for start in range(0, len(q), ROWS_TOGETHER):
+        rows, first = slice(start, start + ROWS_TOGETHER), min(starts[start : start + ROWS_TOGETHER])
+        part = None if mask is None else mask[rows, :, :, first:]
+        parts.append(
+            nn.functional.scaled_dot_product_attention(together[rows], k[rows, :, first:], v[rows, :, first:], attn_mask=part, scale=scale)
+        )
+    return torch.cat(parts).flatten(1, 2)[:, None]
