@@ -47,15 +47,27 @@ def told(values: Sequence[float], digits: int = 3) -> str:
     return f"{mean:.{digits}f} ± {half:.{digits}f}"
 
 
+def markdown(rows: Sequence[dict[str, str]]) -> str:
+    """Return rows of the same columns as a table."""
+    heads = list(rows[0])
+    return "\n".join(
+        ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads), *("| " + " | ".join(row.values()) + " |" for row in rows)]
+    )
+
+
 def write(
-    out: Path, name: str, rows: Sequence[dict[str, Any]], shown: Sequence[dict[str, str]], figure: Any, summary: dict[str, Any]
+    out: Path,
+    name: str,
+    rows: Sequence[dict[str, Any]],
+    shown: Sequence[dict[str, str]],
+    figure: Any,
+    summary: dict[str, Any],
+    more: Sequence[Sequence[dict[str, str]]] = (),
 ) -> None:
-    """Write NAME.json (every run, and the summary), NAME.md (the table as shown) and NAME.svg; print the summary."""
+    """Write NAME.json (every run, and the summary), NAME.md (the tables as shown) and NAME.svg; print the summary."""
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{name}.json").write_text(json.dumps({"summary": summary, "rows": list(rows)}, indent=1) + "\n", encoding="utf-8")
-    heads = list(shown[0])
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads), *("| " + " | ".join(row.values()) + " |" for row in shown)]
-    (out / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (out / f"{name}.md").write_text("\n\n".join(map(markdown, [shown, *more])) + "\n", encoding="utf-8")
     if figure is not None:
         figure.savefig(out / f"{name}.svg", metadata={"Date": None}, bbox_inches="tight")
     print(json.dumps({"study": name} | summary))

@@ -3,34 +3,40 @@
     python benchmarks/studies/overoptimisation.py --out DIR
 
 The task is that of `_tiny.py`. Proxies learn from 1,000 pairs with a quarter of the labels flipped. Best-of-n by the estimator that is
-exact over all subsets of one pool; PPO without a KL penalty, looked at every 4 steps. An ensemble (Coste et al. 2310.02743) has four
-proxies of the smallest size, from the same pairs: their mean, the worst, or the mean less their sd. Both rewards are in sd of the
-reference's answers. Gold is fitted by d (α − β d) for best-of-n and d (α − β log d) for PPO, d = √KL, for each seed.
+exact over all subsets of one pool; PPO without a KL penalty, looked at every 4 steps until it is 40 nats from where it began. An ensemble
+(Coste et al. 2310.02743) has four proxies of the smallest size, from the same pairs: their mean, the worst, or the mean less their
+sd. It is compared with the mean of its four members, each optimised alone. Both rewards are in sd of the reference's answers. Gold
+is fitted by d (α − β d) for best-of-n and d (α − β log d) for PPO, d = √KL, for each seed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from _out import COLOURS, INK, MARKERS, arguments, plt, told, write
+from _out import COLOURS, INK, MARKERS, arguments, plt, spread, told, write
 from _tiny import Grammar, Proxy, Settings, fit, gold, labelled, look, ppo, pretrain
 from scipy.special import gammaln
 from torch import Tensor
 
 from preftune.rollout.rewards.models import pessimistic
 
-WIDTHS = (2, 6, 24)
+WIDTHS = (3, 8, 24)
 MEMBERS = 4
+SMALL = f"width {WIDTHS[0]}"
 COMBINE: dict[str, Callable[[Tensor], Tensor]] = {  # [S, members] → [S]
-    "mean": lambda scores: pessimistic(scores, None),
-    "worst": lambda scores: pessimistic(scores, "worst"),
-    "mean − sd": lambda scores: pessimistic(scores, 1.0),
+    "ensemble, mean": lambda scores: pessimistic(scores, None),
+    "ensemble, worst": lambda scores: pessimistic(scores, "worst"),
+    "ensemble, mean − sd": lambda scores: pessimistic(scores, 1.0),
 }
+FAR = 40.0  # nats; a run that has gone as far is ended
+KLS = {"best-of-n": (0, 0.5, 1, 2, 3, 4, 6, 8), "ppo": (0, 0.5, 1, 2, 4, 8, 16, 32)}
+FORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"best-of-n": lambda d: d, "ppo": np.log}
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -56,101 +62,147 @@ def best_of(n: int, proxy: Tensor, value: Tensor) -> float:
     return float((np.exp(log_share) * order[n - 1 :]).sum())
 
 
-def law(points: list[tuple[float, float]], form: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
-    """Return (α, β) of gold = d (α − β form(d)), least squares."""
-    d, value = np.array([p for p in points if p[0] > 0.2]).T
-    (alpha, beta), *_ = np.linalg.lstsq(np.stack([d, -d * form(d)], 1), value, rcond=None)
-    return float(alpha), float(beta)
+def law(run: list[Row], form: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float, float]:
+    """Return (α, β, R²) of gold = d (α − β form(d)), least squares over d > 0.3."""
+    d, value = np.array([(math.sqrt(r["kl"]), r["gold"]) for r in run if r["kl"] > 0.09]).T
+    design = np.stack([d, -d * form(d)], 1)
+    found, *_ = np.linalg.lstsq(design, value, rcond=None)
+    left = value - design @ found
+    return float(found[0]), float(found[1]), float(1 - (left**2).sum() / ((value - value.mean()) ** 2).sum())
 
 
-def runs_of(seed: int, size: Size) -> list[dict[str, Any]]:
-    """Return the rows of one seed: grammar, pairs, proxies and PPO are all its own."""
+class Gold:
+    """Gold reward of a seed's reference, in sd of the reference's answers."""
+
+    def __init__(self, pool: Tensor) -> None:
+        self.mean, self.sd = float(gold(pool).mean()), float(gold(pool).std())
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """Return the gold reward of each answer, [S]."""
+        return (gold(ids) - self.mean) / self.sd
+
+
+def rewards_of(pairs: Tensor, wins: Tensor, seen: Tensor, steps: int, seed: int) -> list[tuple[str, int, Callable[[Tensor], Tensor]]]:
+    """Return (name, member, reward) of each proxy and ensemble. The smallest proxies, which are the ensemble's, come first."""
+
+    def learned(width: int, member: int) -> Proxy:
+        return fit(width, pairs, wins, seen, steps=steps, seed=100 * seed + member)
+
+    members = [learned(WIDTHS[0], i) for i in range(MEMBERS)]
+    singles = [(SMALL, i, one) for i, one in enumerate(members)] + [(f"width {width}", 0, learned(width, 0)) for width in WIDTHS[1:]]
+
+    def together(combine: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda ids: combine(torch.stack([one(ids) for one in members], 1))
+
+    return singles + [(name, 0, together(combine)) for name, combine in COMBINE.items()]
+
+
+def rows_of(seed: int, size: Size) -> Iterator[Row]:
+    """Yield the rows of one seed: grammar, reference, pairs, proxies and PPO are all its own."""
     draw = torch.Generator().manual_seed(seed)
     reference = pretrain(Grammar(seed), size.pretraining, seed)
-    pool = reference.sample(size.pool, draw)
-    unit, centre = float(gold(pool).std()), float(gold(pool).mean())
+    pool, held = reference.sample(size.pool, draw), reference.sample(4000, draw)
+    true = Gold(pool)
+    of_pool, held_gold = true(pool), true(held).view(-1, 2)
+    differ = held_gold[:, 0] != held_gold[:, 1]
     pairs, wins = labelled(reference, size.pairs, draw)
-    held = reference.sample(4000, draw).view(2000, 2, -1)
-    held_gold = gold(held.flatten(0, 1)).view(-1, 2)
-    rewards: dict[str, tuple[Callable[[Tensor], Tensor], list[Proxy]]] = {}
-    members = [fit(WIDTHS[0], pairs, wins, pool[:4000], steps=size.fitting, seed=100 * seed + i) for i in range(MEMBERS)]
-    for width in WIDTHS:
-        one = members[0] if width == WIDTHS[0] else fit(width, pairs, wins, pool[:4000], steps=size.fitting, seed=100 * seed)
-        rewards[f"width {width}"] = (one, [one])
-    for name, combine in COMBINE.items():
-        rewards[f"ensemble, {name}"] = (lambda ids, c=combine: c(torch.stack([m(ids) for m in members], 1)), members)
-    rows = []
-    for name, (reward, _) in rewards.items():
-        with torch.no_grad():
-            on_pool = reward(pool)
-            first, second = reward(held.flatten(0, 1)).view(-1, 2).unbind(1)
-        right = ((first > second) == (held_gold[:, 0] > held_gold[:, 1]))[held_gold[:, 0] != held_gold[:, 1]]
-        share = float(right.float().mean())
-        common = {"seed": seed, "reward": name, "accuracy": share}
+    for name, member, reward in rewards_of(pairs, wins, pool[:4000], size.fitting, seed):
+        scores, on_held = reward(pool), reward(held).view(-1, 2)
+        right = (on_held[:, 0] > on_held[:, 1]) == (held_gold[:, 0] > held_gold[:, 1])
+        common = {"seed": seed, "reward": name, "member": member, "accuracy": float(right[differ].float().mean())}
         for n in [2**i for i in range(int(math.log2(size.pool)) - 2)]:
-            found = {"gold": (best_of(n, on_pool, gold(pool)) - centre) / unit, "proxy": best_of(n, on_pool, on_pool)}
-            rows.append(common | {"by": "best-of-n", "n": n, "kl": math.log(n) - (n - 1) / n} | found)
-        for policy in ppo(reference, reward, Settings(steps=size.steps), seed):
+            found = {"gold": best_of(n, scores, of_pool), "proxy": best_of(n, scores, scores)}
+            yield common | {"by": "best-of-n", "n": n, "kl": math.log(n) - (n - 1) / n} | found
+        for policy in ppo(reference, reward, Settings(steps=size.steps, lr=1e-3), seed):
             kl, ids = look(policy, reference, size.looks, draw)
-            with torch.no_grad():
-                found = {"gold": (float(gold(ids).mean()) - centre) / unit, "proxy": float(reward(ids).mean())}
-            rows.append(common | {"by": "ppo", "kl": max(kl, 0.0)} | found)
-    return rows
+            yield common | {"by": "ppo", "kl": max(kl, 0.0), "gold": float(true(ids).mean()), "proxy": float(reward(ids).mean())}
+            if kl > FAR:
+                break
 
 
-def of(rows: list[dict[str, Any]], **wanted: object) -> list[dict[str, Any]]:
+def of(rows: list[Row], **wanted: object) -> list[Row]:
     """Return the rows that have these values, in their order."""
     return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
 
 
-def table(rows: list[dict[str, Any]], seeds: int) -> tuple[list[dict[str, str]], dict[str, Any]]:
-    """Return the shown rows and what is told in one line: humps, and the ensembles' gold at the KL where the single proxy ends."""
-    shown, summary = [], {}
-    for by, form in (("best-of-n", lambda d: d), ("ppo", np.log)):
-        for name in dict.fromkeys(row["reward"] for row in rows):
-            its = [of(rows, by=by, reward=name, seed=seed) for seed in range(seeds)]
-            fits = [law([(math.sqrt(r["kl"]), r["gold"]) for r in run], form) for run in its]
-            ends = [float(np.mean([r["gold"] for r in run[-3:]])) for run in its]
-            peaks = [max(r["gold"] for r in run) for run in its]
-            summary[f"{by}, {name}"] = {"end": ends, "peak": peaks, "alpha": [f[0] for f in fits], "beta": [f[1] for f in fits]}
-            cells = {"proxy's accuracy": told([run[0]["accuracy"] for run in its], 2), "α": told([f[0] for f in fits], 2)}
-            cells |= {"β": told([f[1] for f in fits], 2), "KL at the end": told([run[-1]["kl"] for run in its], 1)}
-            cells |= {"gold, most": told(peaks, 2), "gold, end": told(ends, 2), "proxy, end": told([run[-1]["proxy"] for run in its], 2)}
-            shown.append({"by": by, "reward": name} | cells)
-    return shown, summary
+def reach(rows: list[Row]) -> float:
+    """Return the farthest KL that every run among the rows has come to."""
+    farthest: dict[tuple[object, ...], float] = {}
+    for row in rows:
+        run = (row["by"], row["reward"], row["seed"], row["member"])
+        farthest[run] = max(farthest.get(run, 0.0), row["kl"])
+    return min(farthest.values())
 
 
-def gold_at(run: list[dict[str, Any]], kl: float) -> float:
-    """Return a run's gold at a KL, straight between looks."""
-    run = sorted(run, key=lambda row: row["kl"])
-    return float(np.interp(kl, [row["kl"] for row in run], [row["gold"] for row in run]))
+def at(run: list[Row], kl: float, what: str = "gold") -> float:
+    """Return a seed's reward at a KL, straight between looks, mean over members; nan where one of them did not go as far."""
+    found = []
+    for member in {row["member"] for row in run}:
+        own = sorted(of(run, member=member), key=lambda row: row["kl"])
+        found.append(float(np.interp(kl, [row["kl"] for row in own], [row[what] for row in own], right=math.nan)))
+    return float(np.mean(found))
 
 
-def repaired(rows: list[dict[str, Any]], seeds: int) -> dict[str, list[float]]:
-    """Return each ensemble's gold by PPO less that of one small proxy, at the farthest KL that both reach, of each seed."""
-    gains: dict[str, list[float]] = {}
-    for name in COMBINE:
-        for seed in range(seeds):
-            one, all_ = (of(rows, by="ppo", reward=r, seed=seed) for r in (f"width {WIDTHS[0]}", f"ensemble, {name}"))
-            kl = min(max(r["kl"] for r in run) for run in (one, all_))
-            gains.setdefault(name, []).append(gold_at(all_, kl) - gold_at(one, kl))
-    return gains
+def fall(runs: list[list[Row]], kls: list[float]) -> tuple[list[float], list[float], list[float]]:
+    """Return for each seed (KL of the peak, gold there, how far gold has fallen from there at the farthest KL).
+
+    Where a seed's peak lies is read from the other seeds' mean, so that no peak is made of luck.
+    """
+    gold_at = np.array([[at(run, kl) for kl in kls] for run in runs])
+    peaks = [int(np.delete(gold_at, i, axis=0).mean(0).argmax()) for i in range(len(runs))]
+    most = [float(gold_at[i, peak]) for i, peak in enumerate(peaks)]
+    return [kls[peak] for peak in peaks], most, [m - float(gold_at[i, -1]) for i, m in enumerate(most)]
 
 
-def plot(rows: list[dict[str, Any]], seeds: int) -> object:
-    """Return two panels; solid = gold, dotted = proxy, thin = each seed."""
-    figure, panels = plt.subplots(1, 2, figsize=(9, 4), sharey=True)
-    for axes, by in zip(panels, ("best-of-n", "ppo"), strict=True):
-        for i, name in enumerate(dict.fromkeys(row["reward"] for row in rows)):
-            for seed in range(seeds):
-                run = of(rows, by=by, reward=name, seed=seed)
-                d = [math.sqrt(r["kl"]) for r in run]
-                axes.plot(d, [r["gold"] for r in run], color=COLOURS[i], marker=MARKERS[i], ms=2.5, lw=1, label=name if seed == 0 else None)
-                if name.startswith("width"):
-                    axes.plot(d, [r["proxy"] for r in run], color=COLOURS[i], lw=0.8, ls=":")
+def tables(rows: list[Row], seeds: int) -> tuple[list[list[dict[str, str]]], dict[str, Any]]:
+    """Return what is shown: the curves and their fits; what ensembles gain; and what is told in one line."""
+    curves, gains, summary = [], [], {}
+    for by, form in FORMS.items():
+        runs = {name: [of(rows, by=by, reward=name, seed=seed) for seed in range(seeds)] for name in names_of(rows)}
+        reached = {name: [kl for kl in KLS[by] if kl <= reach(of(rows, by=by, reward=name))] for name in runs}
+        for name, its in runs.items():
+            alpha, beta, explained = zip(*[law(run, form) for run in its], strict=True)
+            peaks, most, falls = fall(its, reached[name])
+            end = reached[name][-1]
+            cells = {"accuracy": told([float(np.mean([r["accuracy"] for r in run])) for run in its], 2)}
+            cells |= {"α": told(alpha, 2), "β": told(beta, 2), "R²": f"{np.median(explained):.2f}"}
+            cells |= {
+                "peak at KL": f"{np.median(peaks):g}",
+                "gold there": told(most, 2),
+                "fall from there": f"{told(falls, 2)} at KL {end:g}",
+            }
+            curves.append({"by": by, "reward": name} | cells | {"proxy at the end": told([at(run, end, "proxy") for run in its], 2)})
+            summary[f"{by}, {name}"] = {"fall": spread(falls), "to": end}
+        for name in COMBINE:
+            shared = [kl for kl in reached[name] if kl in reached[SMALL]]
+            more = {kl: [at(a, kl) - at(b, kl) for a, b in zip(runs[name], runs[SMALL], strict=True)] for kl in shared}
+            gains.append({"by": by, "reward": name} | {f"KL {kl:g}": told(more[kl], 2) if kl in more else "–" for kl in KLS["ppo"][1:]})
+            summary[f"{by}, {name}"]["gain"] = {kl: spread(values) for kl, values in more.items()}
+    return [curves, gains], summary
+
+
+def names_of(rows: list[Row]) -> list[str]:
+    """Return the rewards' names, in their order."""
+    return list(dict.fromkeys(row["reward"] for row in rows))
+
+
+def plot(rows: list[Row], seeds: int) -> object:
+    """Return two panels: solid = gold, dotted = proxy, means over seeds; the band is the 95 % interval of gold."""
+    figure, panels = plt.subplots(1, 2, figsize=(9, 4.2))
+    for axes, by in zip(panels, FORMS, strict=True):
+        for i, name in enumerate(names_of(rows)):
+            runs = [of(rows, by=by, reward=name, seed=seed) for seed in range(seeds)]
+            far = reach(of(rows, by=by, reward=name))
+            kls = [far * (j / 24) ** 2 for j in range(25)]
+            d = [math.sqrt(kl) for kl in kls]
+            middle, half = np.array([spread([at(run, kl) for run in runs]) for kl in kls]).T
+            axes.plot(d, middle, color=COLOURS[i], marker=MARKERS[i], ms=3, markevery=4, lw=1.2, label=name)
+            axes.fill_between(d, middle - half, middle + half, color=COLOURS[i], alpha=0.12, lw=0)
+            if name.startswith("width"):
+                axes.plot(d, [np.mean([at(run, kl, "proxy") for run in runs]) for kl in kls], color=COLOURS[i], lw=0.9, ls=":")
         axes.axhline(0, color=INK, lw=0.5)
         axes.set(title=by, xlabel="√KL, √nats")
-    panels[0].set(ylabel="reward, sd of the reference (dotted: proxy)", ylim=(-4, 6))
+    panels[0].set(ylabel="reward, sd of the reference (dotted: proxy)")
     panels[0].legend(fontsize=8)
     return figure
 
@@ -159,14 +211,12 @@ def main() -> None:
     """Run all seeds, fit, write."""
     options = arguments(__doc__.splitlines()[0])
     torch.set_num_threads(1)
-    size = Size(3, 200, 1000, 150, 10000, 80, 384)
+    size = Size(8, 300, 1000, 150, 70_000, 160, 384)
     if options.quick:
-        size = Size(2, 20, 100, 10, 512, 8, 64)
-    rows = [row for seed in range(size.seeds) for row in runs_of(seed, size)]
-    shown, summary = table(rows, size.seeds)
-    gains = repaired(rows, size.seeds)
-    summary["ensemble_gain_at_equal_kl"] = {name: told(values, 2) for name, values in gains.items()}
-    write(options.out, "overoptimisation", rows, shown, plot(rows, size.seeds), {"quick": options.quick} | summary)
+        size = Size(2, 20, 100, 10, 512, 24, 64)
+    rows = [row for seed in range(size.seeds) for row in rows_of(seed, size)]
+    shown, summary = tables(rows, size.seeds)
+    write(options.out, "overoptimisation", rows, shown[0], plot(rows, size.seeds), {"quick": options.quick} | summary, more=shown[1:])
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def test_a_sample_without_a_finite_reward_is_marked_and_counts_nowhere(asked, no
 
 def test_told_to_stop_a_reward_that_fails_stops_the_run(asked, noted):
     rewards = Rewards([STYLE], [Fixed([0.0, 0.0, 0.0, 0.0], {2: "raised ValueError: no (line 3 of a.py)"})], noted)
-    said = r'the reward "style" raised ValueError: no \(line 3 of a\.py\) for completion 2 of 4 \(prompt 1, "three"\)\. Mend it and resume'
+    said = r'the reward "style" raised ValueError: no \(line 3 of a\.py\) for completion 2 of 4 \(prompt 1, "three"\)\. The same command'
     with pytest.raises(PreftuneError, match=said):
         rewards.score(*asked(FOUR))
 

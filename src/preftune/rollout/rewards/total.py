@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from preftune.data.template import Renderer
 
 PART = "reward/part/NAME"
+# A reward's file and on_error are part of what a run is known by: where they change, it is another run.
+FIX = "The same command goes on once the cause is gone. A mended file, or on_error: skip to leave such samples out, begins a new run."
 NO_SPREAD = 1e-8  # rewards that differ by less than this, relative to their size, are all equal
 
 
@@ -90,7 +92,7 @@ class Rewards:
             first = min(failures)
             what = f'the reward "{source.label}" {failures[first]} for {asks[first].place(first, len(asks))}'
             if source.on_error == "stop":
-                raise PreftuneError(what, "rewards", "Mend it and resume, or set on_error: skip to leave such samples out.")
+                raise PreftuneError(what, "rewards", FIX)
             self._say(f"failed {source.label}", f"{what}. Such samples are left out ({len(failures)} of {len(asks)} here).")
         kept = torch.ones(len(asks), dtype=torch.bool)
         kept[list(failures)] = False
