@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from preftune.errors import DataError
-from preftune.evaluate.statistics import bootstrap_mean, paired_difference, wilson
+from preftune.evaluate.statistics import bootstrap_mean, paired_difference, share_difference, wilson
 
 WORDS = re.compile(r"\w+|[^\w\s]")
 REPEATED = 4  # words in a row that count as said again
@@ -101,7 +101,7 @@ def diversity(texts: Sequence[str], *, seed: int = 0) -> Diversity:
 def drift(texts: Sequence[str], before: Sequence[str] | None = None) -> dict[str, Any]:
     """Return the measures of answers as plain values, and their change from the answers that another model gave to the same prompts.
 
-    Shares have Wilson intervals, numbers and changes bootstrap intervals over answers; "change" is in the measure's own unit.
+    Shares have Wilson intervals and their changes Tango's, numbers bootstrap intervals over answers; "change" is in the measure's unit.
     """
     if len(texts) < 2 or (before is not None and len(before) != len(texts)):
         what = f"there are {len(texts)} answers" + (f" and {len(before)} before" if before is not None else "")
@@ -113,7 +113,7 @@ def drift(texts: Sequence[str], before: Sequence[str] | None = None) -> dict[str
         old = [float(getattr(one, name)) for one in then] if then else None
         found[name] = asdict(wilson(sum(values), len(values)) if name in SHARES else bootstrap_mean(values))
         if old is not None:
-            found[name]["change"] = asdict(paired_difference(old, values))
+            found[name]["change"] = asdict(share_difference(old, values) if name in SHARES else paired_difference(old, values))
     found["diversity"] = asdict(diversity(texts)) | ({"before": asdict(diversity(before))} if before is not None else {})
     return found
 

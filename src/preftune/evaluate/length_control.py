@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from preftune.data.calibration import floats
 from preftune.errors import DataError
-from preftune.evaluate.statistics import Clusters, Estimate, cluster_numbers
+from preftune.evaluate.statistics import Clusters, Estimate, cluster_numbers, wilson
 
 Floats = NDArray[np.float64]
 RIDGE = 0.1  # on φ and a tenth of it on θ: small beside the data, and enough where all wins go one way
@@ -59,7 +59,11 @@ def length_controlled(
         times = random.multinomial(count, np.full(count, 1 / count), size=size).astype(np.float64)
         drawn[start : start + size] = _sigmoid(fit(y, x, times[:, groups])[0])
     low, high = np.quantile(drawn, [0.025, 0.975])
-    rate = Estimate(float(_sigmoid(theta)[0]), float(low), float(high), y.size)
+    value = float(_sigmoid(theta)[0])
+    if y.std() == 0:  # drawn again they are all alike, and the ridge alone would set the width
+        plain = wilson(float(y[0]) * count, count)
+        low, high = min(low, plain.low), max(high, plain.high)
+    rate = Estimate(value, float(low), float(high), y.size)
     return LengthControlled(rate, float(y.mean()), float(phi[0]), float(a.mean() / b.mean()) if b.mean() else float("inf"))
 
 

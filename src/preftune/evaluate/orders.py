@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from preftune.data.calibration import floats
 from preftune.data.intervals import Share, clustered_share
 from preftune.errors import DataError
-from preftune.evaluate.statistics import Clusters, Estimate, bootstrap_mean, cluster_numbers
+from preftune.evaluate.statistics import Clusters, Estimate, cluster_numbers, clustered_rate
 
 Verdict = float | None
 NAMED = {1.0: "A", 0.5: "tie", 0.0: "B"}
@@ -122,11 +122,12 @@ def agreement_with(
     by_cluster = np.bincount(groups * 9 + cells, minlength=9 * count).reshape(count, 9)
     value = cohen_kappa(by_cluster.sum(0).reshape(3, 3))
     agreed = (ours == theirs).astype(np.float64)
-    if count < 2:
-        whole = Estimate(float(agreed.mean()), 0.0, 1.0, ours.size)
-        return Kappa(Estimate(value, -1.0, 1.0, ours.size), whole)
+    said = clustered_rate(agreed, groups.tolist(), seed=seed)
+    if count < 2 or agreed.all():
+        # One prompt has no spread, and full agreement drawn again stays full, which is no certainty: κ where chance agrees in half.
+        return Kappa(Estimate(value, 2 * said.low - 1 if count > 1 else -1.0, 1.0, ours.size), said)
     times = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
     drawn = [cohen_kappa(row.reshape(3, 3)) for row in times @ by_cluster]
     finite = [k for k in drawn if math.isfinite(k)] or [value]
     low, high = np.quantile(finite, [0.025, 0.975])
-    return Kappa(Estimate(value, float(low), float(high), ours.size), bootstrap_mean(agreed, groups.tolist(), seed))
+    return Kappa(Estimate(value, float(low), float(high), ours.size), said)

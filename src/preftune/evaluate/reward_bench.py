@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from preftune.errors import DataError
-from preftune.evaluate.statistics import Estimate, cluster_numbers
+from preftune.evaluate.statistics import Estimate, cluster_numbers, wilson
 from preftune.records import Message, Prompt
 
 Floats = NDArray[np.float64]
@@ -186,7 +186,16 @@ def _share(rows: Sequence[tuple[Item, tuple[float, ...]]], seed: int) -> tuple[f
     groups = cluster_numbers([item.prompt.id for item, _ in rows], len(rows))
     sums, totals = np.bincount(groups, weights * right), np.bincount(groups, weights)
     times = _times(sums.size, seed)
-    return float(sums.sum() / totals.sum()), (times @ sums) / (times @ totals), len(rows)
+    drawn: Floats = (times @ sums) / (times @ totals)
+    if float(right.std()) == 0:  # drawn again they are all alike, which is no certainty
+        drawn = _as_if_not_alike(float(right[0]), sums.size)
+    return float(sums.sum() / totals.sum()), drawn, len(rows)
+
+
+def _as_if_not_alike(value: float, prompts: int) -> Floats:
+    """Return draws whose 2.5 % and 97.5 % quantiles are the ends of Wilson's interval."""
+    ends = wilson(value * prompts, prompts)
+    return np.interp(np.linspace(0, 1, RESAMPLES), [0.025, 0.975], [ends.low, ends.high])
 
 
 def _times(count: int, seed: int) -> Floats:
