@@ -20,7 +20,7 @@ help:
 	@echo "make lint       formatting, lint rules, types"
 	@echo "make fix        formats, and mends what ruff can mend"
 	@echo "make bench      ours against the peer, in an environment of the peer's own"
-	@echo "make docs       prints the reference pages anew from the code"
+	@echo "make docs       prints the reference pages anew from the code, and builds the site into site/"
 
 install: $(STAMP)
 
@@ -54,6 +54,8 @@ fix: install
 
 docs: install
 	$(BIN)/python scripts/make_docs.py
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	$(BIN)/zensical build --strict --clean
 
 $(PEER_STAMP): Makefile
 	$(PYTHON) -m venv $(PEER)

@@ -1,4 +1,4 @@
-"""Print the reference pages in docs/reference from the code: commands, config keys, record fields, formats, metrics.
+"""Print the reference pages in docs/reference from the code: commands, config keys, record fields, formats, metrics, Python.
 
 python scripts/make_docs.py            writes them
 python scripts/make_docs.py --check    says which are stale, and fails if any is
@@ -67,13 +67,78 @@ def records() -> str:
 
 
 def metrics() -> str:
-    """Return the page of all metrics that runs write to metrics.jsonl."""
+    """Return the page of all metrics: what runs write to metrics.jsonl, what evaluations and reward runs tell."""
+    from preftune.evaluate.measures import EVALUATED, HELD_OUT
     from preftune.training.metrics import METRICS
 
-    rows = [f"| `{name}` | {meaning} |" for name, meaning in sorted(METRICS.items())]
-    return "\n".join(
-        ["# Metrics\n", NOTE, "One JSON object a step in `runs/<id>/metrics.jsonl`.\n", "| name | meaning |", "|---|---|", *rows, ""]
-    )
+    parts = ["# Metrics\n", NOTE]
+    for title, where, found in (
+        ("Of a run, step by step", "One JSON object a step in `runs/<id>/metrics.jsonl`.", dict(sorted(METRICS.items()))),
+        ("Of an evaluation", "In `reports/<id>/evaluation.json`. An estimate is `{value, low, high, n}`; the interval is 95 %.", EVALUATED),
+        ("Of a reward model, held out", "Under `held_out` in the `manifest.json` of a run of `preftune train reward`.", HELD_OUT),
+    ):
+        rows = [f"| `{name}` | {meaning} |" for name, meaning in found.items()]
+        parts += [f"## {title}\n", f"{where}\n", "| name | meaning |", "|---|---|", *rows, ""]
+    return "\n".join(parts)
+
+
+def python() -> str:
+    """Return the page of the public names of `import preftune`: signatures and docstrings."""
+    import preftune
+
+    parts = [
+        "# Python\n",
+        NOTE,
+        "Each command is also a function. `import preftune` loads no torch; a name loads what it needs when it is asked for.\n",
+    ]
+    found = {name: getattr(preftune, name) for name in preftune.__all__ if name != "__version__"}
+    for title, wanted in (
+        ("Functions", lambda value: inspect.isfunction(value)),
+        ("Settings", lambda value: inspect.isclass(value) and issubclass(value, BaseModel) and not _is_record(value)),
+        ("Records", _is_record),
+        ("Errors", lambda value: inspect.isclass(value) and issubclass(value, Exception)),
+        ("Other classes", lambda value: inspect.isclass(value) and not issubclass(value, BaseModel | Exception)),
+    ):
+        parts.append(f"## {title}\n")
+        for name in sorted(name for name, value in found.items() if wanted(value)):
+            parts += [f"### {name}\n", _call(name, found[name]), _indented_as_code((inspect.getdoc(found[name]) or "").splitlines())]
+    return "\n".join(parts)
+
+
+def _is_record(value: Any) -> bool:
+    from preftune.records import Record
+
+    return inspect.isclass(value) and issubclass(value, Record)
+
+
+def _call(name: str, value: Any) -> str:
+    """Return how a name is called, one parameter a line; of settings and records where their keys are listed."""
+    if inspect.isclass(value) and issubclass(value, BaseModel):
+        page = "records" if _is_record(value) else "config"
+        return (
+            f"`preftune.{name}`; its fields: [{page}]({page}.md).\n"
+            if _listed(value)
+            else f"`preftune.{name}`. Its keys:\n\n" + "\n".join(_table(value))
+        )
+    signature = inspect.signature(value)
+    given = [str(parameter) for parameter in signature.parameters.values()]
+    first_keyword = next((i for i, p in enumerate(signature.parameters.values()) if p.kind is inspect.Parameter.KEYWORD_ONLY), None)
+    if first_keyword is not None:
+        given.insert(first_keyword, "*")
+    lines = "".join(f"    {_without_modules(one)},\n" for one in given)
+    returned = "" if signature.return_annotation is inspect.Signature.empty else f" -> {signature.return_annotation}"
+    return f"```python\n{name}(\n{lines}){returned}\n```\n" if given else f"```python\n{name}(){returned}\n```\n"
+
+
+def _without_modules(text: str) -> str:
+    return re.sub(r"<(?:\w+\.)*(\w+) object at 0x\w+>", r"\1()", re.sub(r"\bpreftune\.[a-z_.]+\.", "", text))
+
+
+def _listed(model: type[BaseModel]) -> bool:
+    """Say whether the keys of a class stand on a page of their own: a stage's config, or a record."""
+    from preftune._cli_inputs import Stage, stage_functions
+
+    return _is_record(model) or model in [stage_functions(stage).config for stage in Stage]
 
 
 def formats() -> str:
@@ -137,7 +202,14 @@ def _groups(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
     }
 
 
-PAGES: dict[str, Callable[[], str]] = {"commands": commands, "config": config, "records": records, "formats": formats, "metrics": metrics}
+PAGES: dict[str, Callable[[], str]] = {
+    "commands": commands,
+    "config": config,
+    "records": records,
+    "formats": formats,
+    "metrics": metrics,
+    "python": python,
+}
 
 
 def main(check: bool) -> int:

@@ -32,7 +32,7 @@ def make_docs() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", ["commands", "config", "records", "formats", "metrics"])
+@pytest.mark.parametrize("page", ["commands", "config", "records", "formats", "metrics", "python"])
 def test_a_reference_page_is_what_the_code_says_now(page):
     written = (REPOSITORY / "docs" / "reference" / f"{page}.md").read_text(encoding="utf-8")
     assert written == make_docs().PAGES[page](), "stale: run make docs"
