@@ -32,6 +32,7 @@ from preftune._cli_mine import mine
 from preftune._cli_output import Json, print_json, print_result, run_app
 from preftune._cli_pick import pick
 from preftune._cli_probe import probe
+from preftune._cli_retention import RetentionOption, chosen_tasks, tell_retention
 from preftune._cli_sample import sample
 from preftune._cli_serve import serve
 from preftune._cli_snapshot import snapshot
@@ -179,6 +180,7 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Where evaluations are kept.")] = Path("reports"),
     full: Annotated[bool, typer.Option("--full", help="All facts, texts and requests instead of a part.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    retention: RetentionOption = None,
     as_json: Json = False,
 ) -> None:
     """Measure what was won and what was kept.
@@ -200,8 +202,10 @@ def evaluate(
         out=out,
         size="full" if full else "small",
         seed=seed,
+        tasks=chosen_tasks(retention),
         progress=for_terminal(),
     )
+    tell_retention(folder)
     print_result(folder, started, f"preftune release {model}", as_json=as_json)
 
 

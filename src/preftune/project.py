@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 
 from preftune.config import Config, describe, load_config
 from preftune.data.store import Store
+from preftune.evaluate.task_settings import TaskSettings
 from preftune.manifest import disk_errors
 from preftune.web.settings import LabelSettings, load_label_settings, settled_in
 
@@ -23,6 +24,13 @@ class Project(Config):
     store: str = Field("store.db", description="The store of judgements: a SQLite file, or a postgresql:// address.")
     model: str | None = Field(None, description="The model to start from: a Hugging Face folder or a GGUF file.")
     label: LabelSettings = Field(default_factory=LabelSettings, description="How answers are ranked in the web app (preftune label).")
+
+    retention: tuple[TaskSettings, ...] = Field((), description="What preftune evaluate asks beside its own tasks: docs/retention.md.")
+
+    @field_validator("retention", mode="before")
+    @classmethod
+    def _nothing_is_none(cls, value: Any) -> Any:
+        return () if value is None else value
 
     @field_validator("label", mode="before")
     @classmethod

@@ -85,6 +85,15 @@ def test_a_fork_bomb_does_not_go_off() -> None:
     result = run_checks([(code, "")])[0]
     assert result.ok
     assert result.output.count("alone") == 1
+    assert result.refused == "the sandbox does not let code do this: os.fork"
+
+
+def test_a_refusal_that_the_code_caught_is_told(run_one) -> None:
+    code = "import socket\ntry:\n    socket.socket().connect(('127.0.0.1', 9))\nexcept OSError:\n    pass"
+    result = run_one(code, "assert True")
+    assert (result.ok, result.reason) == (True, "")
+    assert result.refused.startswith("the sandbox has no network: socket.")
+    assert run_one("x = 1").refused == ""
 
 
 def test_files_outside_the_folder_stay_as_they_are(tmp_path: Path) -> None:

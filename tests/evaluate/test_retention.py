@@ -12,9 +12,12 @@ import pytest
 
 from preftune.errors import DataError
 from preftune.evaluate.facts import facts
+from preftune.evaluate.flipped import flipped_items, flipped_page
 from preftune.evaluate.functions import function_tasks
 from preftune.evaluate.language_model import Generation
-from preftune.evaluate.retention import PRIOR_QUESTION, FactScore, FunctionScore, RetentionMeasure, TextScore, compare, measure
+from preftune.evaluate.retention import PRIOR_QUESTION, measure
+from preftune.evaluate.retention_scores import FactScore, FunctionScore, ItemScore, RetentionMeasure, TaskMeasure, TextScore
+from preftune.evaluate.verdict import TaskVerdict, compare, judged
 from preftune.records import Message
 
 
@@ -264,3 +267,120 @@ def test_progress_is_told_to_the_last_item() -> None:
     measure(FakeModel(), num_facts=100, num_functions=60, max_texts=10, progress=progress)
     assert set(progress.stages) == {"retention: choices", "retention: facts", "retention: texts", "retention: functions"}
     assert all(total == done > 0 for total, done in progress.stages.values())
+
+
+def own_task(scores: Sequence[float], name: str = "rules", margin: float = 0.05, gated: bool = True) -> TaskMeasure:
+    items = tuple(
+        ItemScore(f"{name}:{i}", float(score), "", f"question {i}", "yes", "yes" if score else "no") for i, score in enumerate(scores)
+    )
+    return TaskMeasure(name, "choices", "share of right answers", margin, gated, items)
+
+
+def with_own(before: Sequence[TaskMeasure], after: Sequence[TaskMeasure]) -> tuple[RetentionMeasure, RetentionMeasure]:
+    first, second = by_hand(0, 0, 1000)
+    return replace(first, own=tuple(before)), replace(second, own=tuple(after))
+
+
+def test_a_task_of_the_teams_own_gates_by_its_own_margin() -> None:
+    right, worse = [1.0] * 400, [0.0] * 40 + [1.0] * 360
+    kept = compare(*with_own([own_task(right)], [own_task(right)]))
+    assert (kept.verdict, kept.task("rules").verdict, kept.task("rules").n) == ("kept", "kept", 400)
+    lost = compare(*with_own([own_task(right)], [own_task(worse)]))
+    assert (lost.verdict, lost.task("rules").verdict, lost.task("facts").verdict) == ("lost", "lost", "kept")
+    assert lost.task("rules").lost == tuple(f"rules:{i}" for i in range(40))
+    wide = compare(*with_own([own_task(right, margin=0.2)], [own_task(worse, margin=0.2)]))
+    assert wide.verdict == "kept"
+
+
+def test_a_reported_task_has_an_interval_and_no_verdict() -> None:
+    told = compare(*with_own([own_task([1.0] * 50, gated=False)], [own_task([0.0] * 50, gated=False)]))
+    task = told.task("rules")
+    assert (told.verdict, task.verdict, task.margin, task.difference) == ("kept", None, None, -1.0)
+    assert task.low < -0.9
+
+
+def test_what_is_not_proved_says_how_many_items_would() -> None:
+    before, after = [1.0] * 30, [1.0] * 30
+    task = compare(*with_own([own_task(before)], [own_task(after)])).task("rules")
+    assert task.verdict == "not proved"
+    assert task.needed == 52  # Tango's bound of no change in n items is −z² / (n + z²), which is above −0.05 from 52 on
+    enough = compare(*with_own([own_task([1.0] * 52)], [own_task([1.0] * 52)])).task("rules")
+    assert (enough.verdict, enough.needed) == ("kept", None)
+
+
+def test_scores_between_0_and_1_are_compared_by_their_mean() -> None:
+    random = np.random.default_rng(0)
+    first = random.uniform(0.4, 0.6, 300)
+    told = compare(*with_own([own_task(list(first))], [own_task(list(first - 0.01))]))
+    assert told.task("rules").verdict == "kept"
+    assert told.task("rules").difference == pytest.approx(-0.01)
+
+
+def test_other_tasks_before_than_after_are_not_compared() -> None:
+    with pytest.raises(DataError, match=r"did not measure the same tasks \(rules; none\)"):
+        compare(*with_own([own_task([1.0, 0.0])], []))
+    with pytest.raises(DataError, match=r"did not measure the same rules \(3 and 2\)"):
+        compare(*with_own([own_task([1.0, 0.0, 1.0])], [own_task([1.0, 0.0])]))
+
+
+def drawn(p_kept: float, difference: float = -0.01, name: str = "t") -> TaskVerdict:
+    return TaskVerdict(name, "share", 100, 1, 1, difference, -1, 1, -1, 0.03, None, (), (), p_kept, 1 - p_kept)
+
+
+def verdicts_of(*tasks: TaskVerdict) -> list[str | None]:
+    return [task.verdict for task in judged([replace(task, task=f"t{i}") for i, task in enumerate(tasks)])]
+
+
+def test_several_tasks_are_corrected() -> None:
+    # All within 5 %: all are kept. One is not: then the others have to survive Holm, 0.01 × 3 ≤ 0.05 and 0.04 × 2 > 0.05.
+    assert verdicts_of(drawn(0.04), drawn(0.04), drawn(0.04)) == ["kept"] * 3
+    assert verdicts_of(drawn(0.01), drawn(0.04), drawn(0.3)) == ["kept", "not proved", "not proved"]
+    # A loss at p 0.03 is one by itself, and none among three.
+    fallen = drawn(0.97, -0.1)
+    assert verdicts_of(fallen) == ["lost"]
+    assert verdicts_of(fallen, drawn(0.01), drawn(0.01)) == ["not proved", "kept", "kept"]
+    assert verdicts_of(drawn(0.999, -0.1), drawn(0.01), drawn(0.01)) == ["lost", "kept", "kept"]
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("kinds", ["all at the margin", "some kept for certain"])
+def test_the_chance_of_any_false_verdict_stays_within_5_percent(together: bool, kinds: str) -> None:
+    # At the margin itself both p values are uniform. A false "kept" is one of a task that fell by its margin; none of these is lost.
+    random = np.random.default_rng(8)
+    wrong_kept = wrong_lost = 0
+    for _ in range(2000):
+        p = np.repeat(random.uniform(), 4) if together else random.uniform(size=4)
+        tasks = [drawn(float(value), -0.03001) for value in p]
+        if kinds == "some kept for certain":
+            tasks[:2] = [drawn(1e-6, 0.0)] * 2
+        at_margin = verdicts_of(*tasks)[2 if kinds == "some kept for certain" else 0 :]
+        wrong_kept += "kept" in at_margin
+        wrong_lost += "lost" in at_margin
+    assert wrong_kept / 2000 < 0.065  # 5 % and three standard errors
+    assert wrong_lost / 2000 < 0.065
+
+
+def test_flipped_items_are_there_to_be_read(base: RetentionMeasure) -> None:
+    after = measure(FakeModel(known=0.7), num_facts=1000, num_functions=0)
+    measures = [replace(m, own=(own_task(scores),)) for m, scores in ((base, [1.0, 1.0, 0.0]), (after, [0.0, 1.0, 1.0]))]
+    tasks = [{"name": t["task"], **t} for t in compare(*measures).to_json()["tasks"]]
+    flips = [{"id": i, "task": t["name"], "change": change} for t in tasks for change in ("gained", "lost") for i in t[change]]
+    items = flipped_items(*(json.loads(json.dumps(m.to_json())) for m in measures), {"flipped": flips})
+    mine = [item for item in items if item.task == "rules"]
+    assert [(item.gained, item.asked, item.before, item.after) for item in mine] == [
+        (False, "question 0", "yes", "no"),
+        (True, "question 2", "no", "yes"),
+    ]
+    fact = next(item for item in items if item.task == "facts")
+    assert fact.before == fact.right != fact.after
+    page = flipped_page(items, "dpo")
+    assert f"{len(items) - 1:,} items were right before and are wrong now, 1 the other way round" in page
+    assert f"### facts: {fact.id}\n\nasked:\n\n    {fact.asked}" in page
+
+
+def test_a_measure_with_own_tasks_survives_json_and_an_old_one_is_read(base: RetentionMeasure) -> None:
+    told = json.loads(json.dumps(replace(base, own=(own_task([1.0, 0.5]),)).to_json()))
+    assert RetentionMeasure.from_json(told).own == (own_task([1.0, 0.5]),)
+    del told["own"]
+    told["facts"] = [{k: v for k, v in row.items() if k not in ("asked", "right", "said")} for row in told["facts"]]
+    assert RetentionMeasure.from_json(told).own == ()

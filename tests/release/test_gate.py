@@ -46,6 +46,20 @@ def test_lost_and_not_proved_refuse_in_different_words(evaluation, set_retention
     assert "functions" not in lost + unproved  # it is not gated
 
 
+def test_a_task_of_the_teams_own_is_judged_like_the_others(evaluation, set_retention):
+    verdict = evaluation["retention"]["verdict"]
+    facts = next(task for task in verdict["tasks"] if task["name"] == "facts")
+    verdict["tasks"].append({**facts, "name": "rules", "margin": 0.05, "lower": -0.02})
+    assert judge(evaluation).passed
+    assert "rules -2.00 points at worst (margin 5.00 points)" in judge(evaluation).checks[1].text
+    verdict["overall"] = verdict["tasks"][-1]["verdict"] = "not proved"
+    verdict["tasks"][-1] |= {"lower": -0.07, "n": 60}
+    facts["verdict"] = "not proved"  # by the correction for several tasks alone: its bound is within its margin
+    told = only_reason(evaluation)
+    assert "rules -0.50 points, -7.00 points at worst, margin 5.00 points, n = 60" in told
+    assert "facts" not in told
+
+
 @pytest.mark.parametrize(
     ("low", "difference", "high", "passes"),
     [(-0.305, -0.15, 0.02, True), (-0.6, -0.45, -0.258, False), (-0.3, -0.2, -0.1, True), (-0.3, -0.2, -0.101, False)],

@@ -14,7 +14,9 @@ from preftune.code.style import CONVENTIONS
 from preftune.errors import DataError
 from preftune.evaluate import run as evaluation
 from preftune.evaluate.run import Size, evaluate, read_evaluation
+from preftune.evaluate.task_settings import parse_task
 from preftune.manifest import read_manifest
+from preftune.release.gate import judge
 from preftune.stages import reward
 
 TINY = Size(prompts=4, max_new_tokens=64, facts=24, texts=2, functions=2)
@@ -179,3 +181,53 @@ def test_a_base_model_without_a_template_is_measured_in_the_one_that_its_run_was
     told = read_evaluation(evaluate(run, toy.data, base=toy.folder / "bare", out=toy.folder / "reports", size="small"))
     assert told["base"] == "bare"
     assert told["kl"]["value"] > 0
+
+
+def own_files(folder: Path) -> list[str]:
+    """A file of choices and one of functions, in which the two models answer otherwise; as the command line takes them."""
+    styled = 'def f(x: int) -> int:\n    """Return x."""\n    return x'
+    choices = [
+        {"question": f"Write f for the {n}.", "choices": [f"```python\n{styled}\n```", "def f(x): pass"], "answer": 0} for n in "abc"
+    ]
+    (folder / "rules.jsonl").write_text("\n".join(map(json.dumps, [*choices, {"question": "half"}])), encoding="utf-8")
+    task = {"entry_point": "f", "prompt": "def f(x):\n", "test": "def check(candidate):\n    assert candidate(2) == 2\n"}
+    rows = [json.dumps({"task_id": f"t/{n}", **task, "prompt": f"def f(x):\n    # {n}\n"}) for n in range(2)]
+    (folder / "written.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    return [f"choices={folder}/rules.jsonl,margin=0.2", f"functions={folder}/written.jsonl,chat=true,gated=false,max_new_tokens=48"]
+
+
+def test_tasks_of_the_teams_own_are_measured_judged_and_their_flipped_items_are_there_to_read(coder, tmp_path, monkeypatch, capsys):
+    options = own_files(tmp_path)
+    folder = evaluate(
+        coder["better"], coder["data"], base=coder["base"], out=coder["reports"], size="small", tasks=[parse_task(o) for o in options]
+    )
+    told = read_evaluation(folder)
+    tasks = {task["name"]: task for task in told["retention"]["verdict"]["tasks"]}
+    assert list(tasks) == ["facts", "prose", "code", "functions", "rules", "written"]
+    assert (tasks["rules"]["n"], tasks["rules"]["gated"], tasks["rules"]["margin"]) == (3, True, 0.2)
+    assert (tasks["written"]["n"], tasks["written"]["gated"], tasks["written"]["verdict"]) == (2, False, None)
+    own = told["retention"]["measure"]["own"]
+    assert own[0]["set_aside"] == ['line 4: "choices" must be a list of two texts or more']
+    assert [name for name, _ in own[0]["also"]] == ["acc", "acc_norm"]
+    assert all(item["asked"].startswith("Complete this Python function") and item["said"] for item in own[1]["items"])
+    manifest = read_manifest(folder)
+    assert [(task["kind"], task["margin"]) for task in manifest["config"]["tasks"]] == [("choices", 0.2), ("functions", 0.03)]
+    flipped = told["retention"]["verdict"]["flipped"]
+    page = (folder / "flipped.md").read_text(encoding="utf-8")
+    assert all(f"### {flip['task']}: {flip['id']}\n" in page for flip in flipped)
+    assert judge(told).checks  # the gate reads an evaluation with such tasks
+    # The command finds the same evaluation by the same words, and says where the flipped items are.
+    monkeypatch.chdir(coder["base"].parent)
+    with pytest.raises(SystemExit) as leaving:
+        words = [word for option in options for word in ("--retention", option)]
+        main(["evaluate", "better", "--data", str(coder["data"]), "--base", "base", "--out", str(coder["reports"]), *words])
+    printed = capsys.readouterr()
+    assert leaving.value.code == 0
+    assert "already there" in printed.out
+    assert f"retention: {told['retention']['verdict']['overall']}" in printed.err
+    assert f"read {coder['reports'] / folder.name}/flipped.md" in printed.err if flipped else "no item flipped" in printed.err
+
+
+def test_a_task_whose_file_is_not_there_stops_before_anything_is_measured(coder, tmp_path):
+    with pytest.raises(DataError, match="there is no such file. It is named by the retention task rules"):
+        measured(coder, coder["better"], tasks=[parse_task(f"choices={tmp_path}/rules.jsonl")])

@@ -30,11 +30,15 @@ _MAX_OUTPUT_BYTES = 20_000
 
 @dataclass(frozen=True)
 class SandboxResult:
-    """What came of one piece of code: ok, what it wrote to stdout and stderr (its start), and the reason where it is not ok."""
+    """What came of one piece of code: ok, what it wrote to stdout and stderr (its start), and the reason where it is not ok.
+
+    refused: what the sandbox refused first, also where the code caught the error and went on; "" = nothing.
+    """
 
     ok: bool
     output: str
     reason: str
+    refused: str = ""
 
 
 def run_python(code: str, *, seconds: float = 5.0, memory_mib: int = 512) -> SandboxResult:
@@ -109,7 +113,8 @@ def _run_alone(job: dict[str, str], limits: dict[str, Any], seconds: float) -> S
         said = verdict.read_text(encoding="utf-8") if verdict.exists() else ""
         if not said:
             return SandboxResult(False, output, f"left with status {process.returncode} before its end")
-        return SandboxResult(said == ".", output, said[1:])
+        said, _, refused = said.partition("\0")
+        return SandboxResult(said == ".", output, said[1:], refused.replace("\n", " "))
 
 
 def _drain(stream: IO[bytes], kept: list[bytes]) -> None:

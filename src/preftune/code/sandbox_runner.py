@@ -1,7 +1,8 @@
 """The inside of the sandbox: a script of the standard library alone that `sandbox.py` starts with `python -I -S -B`.
 
 `batch` reads a request with many jobs from stdin, forks a child for each in turn, and writes one JSON line a job to stdout.
-`alone` runs one job in this process. A verdict is "." and the reason why the job failed; "." alone where it passed.
+`alone` runs one job in this process. A verdict is "." and the reason why the job failed ("." alone where it passed), then a zero
+byte and what was refused first, if anything was.
 """
 
 from __future__ import annotations
@@ -56,8 +57,12 @@ def get(obj: Any, name: str) -> Any:
     return obj[name] if isinstance(obj, Mapping) else getattr(obj, name)
 
 
-def guard(folder: str) -> None:
-    """Refuse, from now on, the network, other processes and any change outside the folder."""
+def guard(folder: str) -> list[str]:
+    """Refuse, from now on, the network, other processes and any change outside the folder.
+
+    Returns a list that the first refusal is put into: code may catch the error and go on.
+    """
+    refused: list[str] = []
     root = os.path.realpath(folder)
     realpath, fsdecode, commonpath, join, null = os.path.realpath, os.fsdecode, os.path.commonpath, os.path.join, os.devnull
 
@@ -74,25 +79,31 @@ def guard(folder: str) -> None:
         except ValueError:  # another drive
             return False
 
+    def refuse(why: str) -> Forbidden:
+        if not refused:
+            refused.append(why[:300])
+        return Forbidden(why)
+
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":
             path, mode, flags = arguments
             writes = bool(flags & _WRITING) if isinstance(flags, int) else bool(set(str(mode)) & set("wax+"))
             if writes and not inside(path):
-                raise Forbidden(f"the sandbox does not let code write outside its folder: {path!r}")
+                raise refuse(f"the sandbox does not let code write outside its folder: {path!r}")
         elif event.startswith("socket."):
             # An unconnected local pair is what asyncio wakes itself with.
             if not (event == "socket.__new__" and arguments[1] == getattr(sys.modules.get("socket"), "AF_UNIX", None)):
-                raise Forbidden(f"the sandbox has no network: {event}")
+                raise refuse(f"the sandbox has no network: {event}")
         elif event.startswith(_FORBIDDEN):
-            raise Forbidden(f"the sandbox does not let code do this: {event}")
+            raise refuse(f"the sandbox does not let code do this: {event}")
         elif event in _PATH_EVENTS:
             for place, folder_place in _PATH_EVENTS[event]:
                 if not inside(arguments[place], -1 if folder_place is None else arguments[folder_place]):
                     path = arguments[place]
-                    raise Forbidden(f"the sandbox does not let code change what is outside its folder: {event} {path!r}")
+                    raise refuse(f"the sandbox does not let code change what is outside its folder: {event} {path!r}")
 
     sys.addaudithook(hook)
+    return refused
 
 
 def limit(seconds: float, memory_mib: int) -> None:
@@ -164,9 +175,9 @@ def run_child(job: dict[str, str], limits: dict[str, Any], folder: str, output: 
         signal.setitimer(signal.ITIMER_REAL, limits["seconds"] + 1)  # should the runner be gone
         write, leave = os.write, os._exit
         limit(limits["seconds"], limits["memory_mib"])
-        guard(folder)
+        refused = guard(folder)
         reason = execute(job)
-        write(verdict, b"." + reason.encode(errors="replace")[:2000])
+        write(verdict, b"." + reason.encode(errors="replace")[:2000] + b"\0" + "".join(refused).encode(errors="replace"))
     finally:
         leave(0)
 
@@ -190,7 +201,7 @@ def run_forked(job: dict[str, str], limits: dict[str, Any], folder: str) -> dict
     _, status = os.waitpid(child, 0)
     os.close(output_read)
     os.close(verdict_read)
-    verdict = kept[verdict_read].decode(errors="replace")
+    verdict, _, refused = kept[verdict_read].decode(errors="replace").partition("\0")
     if verdict:
         reason = verdict[1:]
     elif late:
@@ -199,7 +210,8 @@ def run_forked(job: dict[str, str], limits: dict[str, Any], folder: str) -> dict
         reason = f"ended by {signal.Signals(os.WTERMSIG(status)).name}"
     else:
         reason = f"left with status {os.waitstatus_to_exitcode(status)} before its end"
-    return {"ok": verdict == ".", "output": kept[output_read].decode(errors="replace"), "reason": reason}
+    output = kept[output_read].decode(errors="replace")
+    return {"ok": verdict == ".", "output": output, "reason": reason, "refused": refused.replace("\n", " ")}
 
 
 def _read_both(output: int, verdict: int, deadline: float, max_bytes: int) -> tuple[dict[int, bytes], bool]:
@@ -245,9 +257,9 @@ def alone(request: dict[str, Any]) -> None:
     tempfile.tempdir = request["folder"]
     write, leave = os.write, os._exit
     limit(request["limits"]["seconds"], request["limits"]["memory_mib"])
-    guard(request["folder"])
+    refused = guard(request["folder"])
     reason = execute(request["job"])
-    write(verdict, b"." + reason.encode(errors="replace"))
+    write(verdict, b"." + reason.encode(errors="replace") + b"\0" + "".join(refused).encode(errors="replace"))
     leave(0)
 
 

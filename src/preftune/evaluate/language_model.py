@@ -1,4 +1,4 @@
-"""What the evaluation asks of a language model: three questions, so that a measure can be tested without a real one.
+"""What the evaluation asks of a language model: four questions, so that a measure can be tested without a real one.
 
 `subject.py` answers them with a loaded model; the tests answer them with a few lines of Python. No torch here.
 """
@@ -39,4 +39,8 @@ class LanguageModel(Protocol):
 
     def generate(self, prompts: Sequence[tuple[Message, ...]], *, max_new_tokens: int, temperature: float, seed: int) -> list[Generation]:
         """Return one answer to each prompt; temperature 0 takes the likeliest token each time."""
+        ...
+
+    def complete(self, prompts: Sequence[str], *, stops: Sequence[str], max_new_tokens: int, temperature: float, seed: int) -> list[str]:
+        """Return how the model goes on with each raw text, without a chat template, up to the first of the stop texts."""
         ...

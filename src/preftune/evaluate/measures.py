@@ -17,7 +17,7 @@ EVALUATED = {
     "sampled_reward": "The same of the answers drawn at temperature 1, which is what reinforcement learning raises.",
     "win_rate": "Share of the requests on which the reward model prefers this model's greedy answer to the base's; ties count half.",
     "kl": "Distance from the base, nats an answer: mean log-ratio of answers drawn at temperature 1. The price of what was won.",
-    "retention": "What was kept: facts, neutral texts, functions, each before and after on the same items, with a verdict.",
+    "retention": "What was kept: facts, neutral texts, functions, your own tasks, each before and after on the same items, with a verdict.",
     "answers": "Every greedy answer with its prompt and what was measured of it.",
     "seconds": "How long the evaluation took, of this model alone.",
     "peak_memory_gib": "The most memory that its process held.",

@@ -22,10 +22,14 @@ from preftune.data.batches import Group
 from preftune.data.snapshot import load_snapshot
 from preftune.data.template import read_template
 from preftune.errors import DataError
-from preftune.evaluate.retention import RetentionMeasure, compare, measure
+from preftune.evaluate.flipped import FLIPPED, flipped_items, flipped_page
+from preftune.evaluate.retention import measure
+from preftune.evaluate.retention_scores import RetentionMeasure
 from preftune.evaluate.statistics import Estimate, bootstrap_mean, paired_difference, wilson
 from preftune.evaluate.statistics import win_rate as rate_of
 from preftune.evaluate.subject import TOKEN_BUDGET, Subject
+from preftune.evaluate.task_settings import TaskSettings, check_names
+from preftune.evaluate.verdict import compare
 from preftune.losses.kl import k1
 from preftune.manifest import MANIFEST, begin, hash_folder, read_manifest, write_json
 from preftune.models.heads import load_reward_model, read_normalisation
@@ -37,6 +41,7 @@ from preftune.rollout.score import NO_END_SCORE, score
 from preftune.training.loop import peak_memory_gib, reset_peak_memory
 
 EVALUATION = "evaluation.json"
+FACTS_MARGIN = 0.03
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ def evaluate(
     seed: int = 0,
     name: str | None = None,
     retention: bool = True,
+    tasks: Sequence[TaskSettings] = (),
     chat_template: str | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -71,7 +77,8 @@ def evaluate(
 
     base: what it is compared with; where `model` is the base itself there is nothing to compare. reward_model: a run of train
     reward, for score and win rate. size: "small" or "full". retention: False leaves out what was lost (the gate then refuses).
-    chat_template: as in a config, for a model that has none; a base without one is measured in that of its run.
+    tasks: retention tasks beside the built-in ones. chat_template: as in a config, for a model that has none; a base without one is
+    measured in that of its run.
     The same call again returns the same folder.
     """
     progress = progress or Silent()
@@ -81,6 +88,8 @@ def evaluate(
     folders = {"model": model, "snapshot": snapshot, "base": base} | ({"reward_model": reward_model} if reward_model else {})
     project = out.resolve().parent
     config = {"size": size, "seed": seed, "measures": asdict(SIZES[size]), "retention": retention}
+    if tasks:
+        config["tasks"] = [task.to_manifest() for task in check_names(tasks)]
     if chat_template is not None:
         config["chat_template"] = read_template(chat_template)
     final, work = begin(out, "evaluation", {k: hash_folder(v) for k, v in folders.items()}, config)
@@ -88,7 +97,7 @@ def evaluate(
         return final
     began = time.monotonic()
     template = chat_template or template_for_base(base, model)
-    reference = None if is_base else _reference(base, snapshot, reward_model, out, size, seed, template, progress)
+    reference = None if is_base else _reference(base, snapshot, reward_model, out, size, seed, tasks, template, progress)
     kind = "base" if is_base else str(read_manifest(model)["kind"]) if (model / MANIFEST).exists() else "model"
     result: dict[str, Any] = {"name": name or kind, **{k: name_in(v, project) for k, v in folders.items()}, "size": size, "seed": seed}
     result.setdefault("reward_model", None)
@@ -96,7 +105,10 @@ def evaluate(
     subject = Subject(model, chat_template=chat_template)
     open_base = None if is_base else lambda: Subject(base, chat_template=template)
     result |= _answers(subject, snapshot, open_base, reward_model, SIZES[size], seed, reference, progress, result["name"])
-    result["retention"] = _retention(subject, SIZES[size], seed, reference, progress, result["name"]) if retention else None
+    result["retention"] = _retention(subject, SIZES[size], seed, tasks, reference, progress, result["name"]) if retention else None
+    if reference is not None and result["retention"]:
+        items = flipped_items(reference["retention"]["measure"], result["retention"]["measure"], result["retention"]["verdict"])
+        (work.path / FLIPPED).write_text(flipped_page(items, result["name"]), encoding="utf-8")
     result |= {"seconds": round(time.monotonic() - began, 1), "peak_memory_gib": round(peak_memory_gib(), 2)}
     write_json(work.path / EVALUATION, result)
     return work.finish(final, paths={k: name_in(v, project) for k, v in folders.items()})
@@ -108,9 +120,17 @@ def read_evaluation(folder: Path) -> dict[str, Any]:
 
 
 def _reference(
-    base: Path, snapshot: Path, reward_model: Path | None, out: Path, size: str, seed: int, chat_template: str | None, progress: Progress
+    base: Path,
+    snapshot: Path,
+    reward_model: Path | None,
+    out: Path,
+    size: str,
+    seed: int,
+    tasks: Sequence[TaskSettings],
+    chat_template: str | None,
+    progress: Progress,
 ) -> dict[str, Any]:
-    settings: dict[str, Any] = {"size": size, "seed": seed, "chat_template": chat_template, "progress": progress}
+    settings: dict[str, Any] = {"size": size, "seed": seed, "tasks": tasks, "chat_template": chat_template, "progress": progress}
     return read_evaluation(evaluate(base, snapshot, base=base, reward_model=reward_model, out=out, name="before", **settings))
 
 
@@ -147,11 +167,27 @@ def _answers(
     return {**result, "answers": rows}
 
 
-def _retention(subject: Subject, size: Size, seed: int, reference: dict[str, Any] | None, progress: Progress, name: str) -> dict[str, Any]:
+def _retention(
+    subject: Subject,
+    size: Size,
+    seed: int,
+    tasks: Sequence[TaskSettings],
+    reference: dict[str, Any] | None,
+    progress: Progress,
+    name: str,
+) -> dict[str, Any]:
+    of_facts = next((task for task in tasks if task.kind == "facts"), None)
     known = measure(
-        subject, num_facts=size.facts, num_functions=size.functions, seed=seed, max_texts=size.texts, progress=progress, name=name
+        subject,
+        num_facts=of_facts.limit or size.facts if of_facts else size.facts,
+        num_functions=size.functions,
+        seed=seed,
+        max_texts=size.texts,
+        tasks=[task for task in tasks if task is not of_facts],
+        progress=progress,
+        name=name,
     )
-    return {"measure": known.to_json(), "verdict": _verdict(reference, known)}
+    return {"measure": known.to_json(), "verdict": _verdict(reference, known, of_facts.margin if of_facts else FACTS_MARGIN)}
 
 
 def _choose(snapshot: Any, count: int) -> list[Prompt]:
@@ -244,10 +280,10 @@ def _win(row: dict[str, Any], other: dict[str, Any]) -> float:
     return 0.5 if row["reward"] == other["reward"] else float(row["reward"] > other["reward"])
 
 
-def _verdict(reference: dict[str, Any] | None, known: RetentionMeasure) -> dict[str, Any] | None:
+def _verdict(reference: dict[str, Any] | None, known: RetentionMeasure, facts_margin: float) -> dict[str, Any] | None:
     if reference is None:
         return None
-    verdict = compare(RetentionMeasure.from_json(reference["retention"]["measure"]), known).to_json()
+    verdict = compare(RetentionMeasure.from_json(reference["retention"]["measure"]), known, facts_margin=facts_margin).to_json()
     tasks = [{"name": t["task"], "gated": t["margin"] is not None, **t} for t in verdict["tasks"]]
     flipped = [{"id": i, "task": t["name"], "change": change} for t in tasks for change in ("gained", "lost") for i in t[change]]
     return {"overall": verdict["verdict"], "tasks": tasks, "flipped": flipped, "facts_by_kind": verdict["facts_by_kind"]}

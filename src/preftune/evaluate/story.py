@@ -192,11 +192,20 @@ def _flips(before: dict[str, Any], after: dict[str, Any]) -> Iterator[Flip]:
             if was != became:
                 detail = str(first[item].get("cluster", "")).partition(": ")[2]
                 yield Flip(task, item, str(first[item].get("kind", "")), detail, became)
+    own = [{task["name"]: task for task in _retention_measure(evaluation).get("own", ())} for evaluation in (before, after)]
+    for task in own[0].keys() & own[1].keys():
+        then = {item["id"]: item["score"] for item in own[1][task]["items"]}
+        for item in own[0][task]["items"]:
+            if then.get(item["id"], item["score"]) != item["score"]:
+                yield Flip(task, item["id"], own[0][task]["kind"], item["right"], then[item["id"]] > item["score"])
 
 
 def _measure(evaluation: dict[str, Any], task: str) -> dict[str, dict[str, Any]]:
-    rows = ((evaluation.get("retention") or {}).get("measure") or {}).get(task, [])
-    return {str(row.get("id")): row for row in rows}
+    return {str(row.get("id")): row for row in _retention_measure(evaluation).get(task, [])}
+
+
+def _retention_measure(evaluation: dict[str, Any]) -> dict[str, Any]:
+    return (evaluation.get("retention") or {}).get("measure") or {}
 
 
 def story_of(folder: Path) -> Story:

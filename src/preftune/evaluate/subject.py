@@ -14,10 +14,12 @@ from preftune.data.template import Renderer
 from preftune.errors import DataError
 from preftune.evaluate.language_model import Generation
 from preftune.losses.reduce import sequence_sum
+from preftune.manifest import content_seed
 from preftune.models.load import batch_logprobs, device_of, load_causal_lm, load_renderer, max_context, tree_rows_agree
 from preftune.records import Message
 from preftune.rollout.generate import Sample, generate
 from preftune.rollout.score import token_table
+from preftune.rollout.stream import Batcher
 
 TOKEN_BUDGET = 2048
 
@@ -70,6 +72,35 @@ class Subject:
         samples = self.sample(prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
         return [Generation(self.renderer.decode(s.ids), s.finished, len(s.ids)) for s in samples]
 
+    def complete(self, prompts: Sequence[str], *, stops: Sequence[str], max_new_tokens: int, temperature: float, seed: int) -> list[str]:
+        """Return how the model goes on with each raw text, up to the first of the stop texts, its end, or the limit.
+
+        A BOS stands before the text where the tokenizer puts one before plain text. Raises DataError where a text fills the context.
+        """
+        bos = [i for i in self.renderer.tokenizer("")["input_ids"] if i == self.renderer.tokenizer.bos_token_id]
+        batcher = Batcher(self.model, pad_id=self.renderer.pad_id)
+        read = [self.renderer.raw_ids(prompt) for prompt in prompts]
+        drawn: dict[int, list[int]] = {}
+        for place, ids in enumerate(read):
+            handle = batcher.add(
+                [*bos, *ids],
+                seed=content_seed(seed, place),
+                temperature=temperature,
+                max_new_tokens=max_new_tokens,
+                stop_ids=self.renderer.stop_ids,
+            )
+            drawn[handle] = []
+        tail = max(map(len, map(str.encode, stops)), default=0) + 4  # a token holds a byte at least; a letter has up to four
+        while batcher.busy:
+            for step in batcher.step():
+                if not step.finished:
+                    drawn[step.handle].append(step.token)
+                if not step.last and any(stop in self._text(drawn[step.handle][-tail:]) for stop in stops):
+                    batcher.cancel(step.handle)
+        # Read together with the prompt: some tokenizers drop the blank that a text by itself begins with.
+        texts = [self._text([*before, *ids])[len(self._text(before)) :] for before, ids in zip(read, drawn.values(), strict=True)]
+        return [_until(text, stops) for text in texts]
+
     def sample(
         self,
         prompts: Sequence[tuple[Message, ...]],
@@ -114,3 +145,8 @@ class Subject:
             sums = sequence_sum(batch_logprobs(self.model, batch)[0], batch.sequence, batch.num_sequences).cpu()
             result.update({g.index: own for g, own in zip(part, sums.split([len(g.completions) for g in part]), strict=True)})
         return [result[g.index] for g in groups]
+
+
+def _until(text: str, stops: Sequence[str]) -> str:
+    places = [place for place in map(text.find, stops) if place >= 0]
+    return text[: min(places, default=len(text))]

@@ -4,8 +4,8 @@ Six questions, each answered by one check with its numbers:
 
 - preference won: the paired gain in style over the base is above 0 with its whole interval; where no style is measured, the
   win rate against the base is above one half with its whole interval;
-- knowledge kept: the retention verdict is "kept". "Lost" and "not proved" both refuse: the one says that something fell beyond its
-  margin, the other that the measurement cannot exclude it;
+- knowledge kept: the retention verdict is "kept", over the built-in tasks and those that the team adds. "Lost" and "not proved"
+  both refuse: the one says that something fell beyond its margin, the other that the measurement cannot exclude it;
 - code still works: where small functions were tried against tests, it is not proved that more than 10 points fewer pass than before.
   They are too few to prove the opposite, so this refuses a proved loss alone; a reward that pays for form is caught by it (PPO on the
   sample learned to stop after a function's docstring, with facts and texts kept: docs/benchmarks.md);
@@ -130,7 +130,8 @@ def _retention(evaluation: Mapping[str, Any]) -> Check:
     if overall == "kept":
         told = ", ".join(f"{t['name']} {change(t, 'lower')} at worst (margin {change(t, 'margin')})" for t in gated)
         return Check(name, True, f"What the base knew is kept within its margins, each at one-sided 95 %: {told}.")
-    guilty = [t for t in gated if t["verdict"] == overall]
+    # One that is not proved only because of the others, by the correction for several tasks, is not what stands in the way.
+    guilty = [t for t in gated if t["verdict"] == overall and (overall == "lost" or t["lower"] <= -t["margin"])]
     told = ", ".join(
         f"{t['name']} {change(t, 'difference')}, {change(t, 'lower')} at worst, margin {change(t, 'margin')}, n = {t['n']:,}"
         for t in guilty
