@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.evaluate.test_report import Page, check_structure, evaluation, rows, run
+from tests.web_site import chromium
 
 from preftune.errors import PreftuneError
 from preftune.evaluate.projects import project_story
@@ -72,6 +74,12 @@ def project(tmp_path: Path) -> Path:
     evaluated(tmp_path, "e4", "d0d0d0d0", evaluation("dpo", 0.8))
     (tmp_path / "runs" / ".begun.partial").mkdir()
     return tmp_path
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    with chromium() as opened:
+        yield opened
 
 
 def page_of(path: Path) -> Page:
