@@ -92,18 +92,18 @@ def project_story(project: Path) -> Story:
 def _story(title: str, project: Path, runs: Folders, evaluations: Folders, releases: Folders | None = None) -> Story:
     names = _names(runs)
     of_id = {manifest["id"]: names[path] for path, manifest in runs.items()}
-    labels, found, reports = {"before": "Base model"}, {}, {}
+    run_labels = {names[path]: _label(manifest, runs) for path, manifest in runs.items()}
+    labels, found, reports, paths = {"before": "Base model"} | run_labels, {}, {}, {}
     for path, manifest in evaluations.items():
         made = manifest["inputs"]
         model = str(made.get("model"))
         name = "before" if model == made.get("base") else of_id.get(model, f"model-{model[:8]}")
-        found[name], reports[name] = read_json(path / "evaluation.json"), manifest
+        found[name], reports[name], paths[name] = read_json(path / "evaluation.json"), manifest, path
         labels.setdefault(name, Path(str(found[name].get("model", model))).name)
-    labels |= {names[path]: _label(manifest, runs) for path, manifest in runs.items()}
     snapshot = _snapshot(project, [*runs.values(), *evaluations.values()])
     release, released = _newest(releases or {}, of_id)
     folders: dict[str, Any] = {
-        "evaluations": {name: _inside(path, project) for path, name in zip(evaluations, found, strict=True)},
+        "evaluations": {name: _inside(path, project) for name, path in paths.items()},
         "runs": {names[path]: _inside(path, project) for path in runs},
         "snapshot": _inside(snapshot, project) if snapshot else None,
         "release": _inside(released, project) if released else None,
@@ -119,7 +119,7 @@ def _story(title: str, project: Path, runs: Folders, evaluations: Folders, relea
         reports=reports,
         trained_kinds=trained_kinds(snapshot) if snapshot else None,
         labels=labels,
-        run_labels={names[path]: _label(manifest, runs) for path, manifest in runs.items()},
+        run_labels=run_labels,
         summarised=False,
     )
 
