@@ -32,8 +32,8 @@ from preftune._cli_mine import mine
 from preftune._cli_output import Json, print_json, print_result, run_app
 from preftune._cli_pick import pick
 from preftune._cli_probe import probe
-from preftune._cli_retention import RetentionOption, chosen_tasks, tell_retention
 from preftune._cli_report import report
+from preftune._cli_retention import RetentionOption, chosen_tasks, tell_retention
 from preftune._cli_sample import sample
 from preftune._cli_serve import serve
 from preftune._cli_snapshot import snapshot
