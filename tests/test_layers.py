@@ -21,7 +21,8 @@ STEPS = [
     {"tensors"},
     {"data", "sample", "code"},
     {"losses", "web"},  # web reads the data room alone
-    {"models", "parallel"},
+    {"parallel"},  # models are loaded spread over the processes
+    {"models"},
     {"training", "rollout"},
     {"stages"},
     {"evaluate"},

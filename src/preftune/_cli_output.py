@@ -32,16 +32,27 @@ def run_app(app: Callable[..., Any], argv: Sequence[str], *, debug: bool) -> int
         print(f"\n{stopped}", file=sys.stderr)
         return stopped.exit_code
     except PreftuneError as error:
+        if error.said:
+            return error.exit_code
         _show(str(error), debug=debug)
         return error.exit_code
     except OSError as error:
         _show(_sentence_of(error), debug=debug)
         return 1
     except Exception as error:
+        if _is_loss_of_another(error):
+            _show("another process of this run has ended; its own words say why.", debug=debug)
+            return 1
         hint = "" if debug else " Run it again with --debug to see where, and report it."
         _show(f"This is a fault in preftune: {type(error).__name__}: {error}.{hint}", debug=debug)
         return 1
     return 0
+
+
+def _is_loss_of_another(error: Exception) -> bool:
+    # torch says it in words alone: gloo's are "Connection closed by peer" and "reset by peer", and the address; NCCL names itself.
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return several and isinstance(error, RuntimeError) and any(word in str(error) for word in ("by peer", "gloo", "NCCL"))
 
 
 def _sentence_of(error: OSError) -> str:
@@ -53,7 +64,8 @@ def _show(sentence: str, *, debug: bool) -> None:
     if debug:
         traceback.print_exc()
     red, plain = ("\033[31m", "\033[0m") if sys.stderr.isatty() and not os.environ.get("NO_COLOR") else ("", "")
-    print(f"{red}Error:{plain} {sentence}", file=sys.stderr)
+    rank = os.environ.get("RANK", "0")  # of the processes that torchrun starts
+    print(f"{red}Error:{plain} {'' if rank == '0' else f'process {rank}: '}{sentence}", file=sys.stderr)
 
 
 def print_json(value: Any) -> None:

@@ -32,7 +32,6 @@ from preftune._cli_mine import mine
 from preftune._cli_output import Json, print_json, print_result, run_app
 from preftune._cli_pick import pick
 from preftune._cli_probe import probe
-from preftune._cli_report import report
 from preftune._cli_retention import RetentionOption, chosen_tasks, tell_retention
 from preftune._cli_sample import sample
 from preftune._cli_serve import serve
@@ -58,7 +57,13 @@ def main(argv: list[str] | None = None) -> None:
         # The libraries' own bars and notices to developers; ours say what a person needs.
         os.environ.setdefault("TQDM_DISABLE", "1")
         warnings.filterwarnings("ignore", category=FutureWarning)
-    sys.exit(run_app(app, [word for word in words if word != "--debug"], debug="--debug" in words))
+    code = run_app(app, [word for word in words if word != "--debug"], debug="--debug" in words)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # All is written. Threads of gloo that outlive the interpreter's own end now and then abort it (pytorch/pytorch#179291).
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _print_version(wanted: bool) -> None:
@@ -148,15 +153,18 @@ def train(
     """Train one stage: sft, reward, dpo, ppo, rloo or grpo.
 
     Ctrl-C and SIGTERM save and leave with exit code 0; the same command again goes on where it was, to the same result.
-    All keys: preftune config STAGE
+    All keys: preftune config STAGE. On several GPUs or machines: torchrun --nproc-per-node N -m preftune train ...
 
     Example: preftune train dpo data=snapshots/ID lr=2e-5 --dry-run
     """
-    from preftune.progress import for_terminal
+    from preftune.parallel.world import is_main
+    from preftune.progress import Silent, for_terminal
 
     started = time.time()
     kind = stage_functions(stage)
     config = stage_config(stage, kind, settings or [])
+    if dry_run and not is_main():
+        return
     if dry_run:
         plan = kind.plan(config, out)
         if as_json:
@@ -168,8 +176,9 @@ def train(
         from preftune.stages.common import insist_on_unfinished
 
         insist_on_unfinished(stage.value, config, out, kind.inputs)
-    run = kind.run(config, out, progress=for_terminal())
-    print_result(run, started, after_training(stage, run), as_json=as_json)
+    run = kind.run(config, out, progress=for_terminal() if is_main() else Silent())
+    if is_main():
+        print_result(run, started, after_training(stage, run), as_json=as_json)
 
 
 @app.command()
@@ -216,7 +225,23 @@ app.command()(tune)
 app.command()(scale)
 
 
-app.command()(report)
+@app.command()
+def report(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The folder that the demo has left.")] = Path(),
+    out: Annotated[Path | None, typer.Option(help="The file to write; by default report.html in DIR.")] = None,
+) -> None:
+    """Write the report of a demo folder anew.
+
+    One HTML file without network or script: what happened, the curves, answers before and after, what was kept, and where
+    each number comes from.
+
+    Example: preftune report demo
+    """
+    from preftune.evaluate.report import story_of, write_report
+
+    started = time.time()
+    path = write_report(story_of(directory), out or directory / "report.html")
+    print_result(path, started, f"open {path} in a browser", as_json=False)
 
 
 @app.command()

@@ -13,6 +13,7 @@ class PreftuneError(Exception):
     """
 
     exit_code = 1
+    said = False  # by another process, so that a person reads it once
 
     def __init__(self, what: str, where: str = "", fix: str = "") -> None:
         self.what, self.where, self.fix = what, where, fix

@@ -221,6 +221,9 @@ def begin(parent: Path, kind: str, inputs: dict[str, str], config: dict[str, Any
     partial = parent / f".{name}.partial"
     with disk_errors(parent):
         partial.mkdir(parents=True, exist_ok=True)
-    for left in partial.rglob(".*.tmp-*"):  # what a kill left in the middle of a write
-        left.unlink(missing_ok=True)
+    for left in list(partial.rglob(".*.tmp-*")):  # what a kill left in the middle of a write
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink(missing_ok=True)
     return final, Work(partial, name, kind, inputs, config, time.time())

@@ -87,6 +87,27 @@ class TokenBatch:
         reach = length + len(begun) if window is None else window
         return torch.cat([self.position_ids[:, :, None] - begun < reach, rows], dim=2)[:, None]
 
+    def with_beginning_in_rows(self) -> TokenBatch:
+        """Return the batch with its shared beginning in front of every row, [B, P + T]: the same tokens, computed once a row."""
+        count, begun = self.ids.shape[0], len(self.beginning)
+        device = self.ids.device
+
+        def before(values: Tensor, rows: Tensor) -> Tensor:
+            return torch.cat([values.expand(count, begun).to(rows.dtype), rows], dim=1)
+
+        places = torch.arange(begun, device=device)
+        zero = torch.zeros(1, dtype=torch.long, device=device)
+        return TokenBatch(
+            before(torch.tensor(self.beginning, device=device), self.ids),
+            before(places, self.position_ids),
+            before(zero, self.segment),
+            before(zero, self.completion_mask),
+            before((places - 1).clamp(min=0), self.parent + begun),
+            before(zero - 1, self.sequence),
+            self.num_sequences,
+            self.plain,
+        )
+
     def to(self, device: torch.device) -> TokenBatch:
         """Return the batch on another device."""
         moved: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}

@@ -69,11 +69,12 @@ class Toy:
     folder: Path
     base: Path
     data: Path
+    runs: str = "runs"
 
     @property
     def out(self) -> Path:
         """Where its runs are."""
-        return self.folder / "runs"
+        return self.folder / self.runs
 
     def config(self, stage: str, *, whole: bool = False, **changes: Any) -> Any:
         """Return a stage's config; whole = train all weights. Who is rewarded gets a reward model, trained where there is none yet."""

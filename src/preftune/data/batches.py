@@ -157,18 +157,20 @@ def area_of(groups: Sequence[Group], *, tree: bool, apart: bool, padded: bool = 
     return Area(tuple(len(g.prompt) + len(c) for g in groups for c in g.completions), padded=padded)
 
 
-def split_by_budget(groups: Sequence[Group], token_budget: int) -> list[list[Group]]:
+def split_by_budget(groups: Sequence[Group], token_budget: int, *, shares: int = 1) -> list[list[Group]]:
     """Return micro-batches whose padded area (rows × longest row) is at most token_budget, longest rows first.
 
     As few as can be, and as even as so few can be: a full one and a small rest would multiply more slowly than two halves.
-    A row that is longer than the budget by itself goes alone: nothing is dropped here.
+    A row that is longer than the budget by itself goes alone: nothing is dropped here. shares: how many processes take an equal share;
+    with rows enough, the number of micro-batches is a multiple of that or as near as the rows' lengths let it come.
     """
     ordered = sorted(groups, key=lambda g: (-g.num_tokens, g.index))
     fewest = len(_filled(ordered, token_budget))
+    wanted = min(-(-fewest // shares) * shares, len(ordered))
     low, high = 1, token_budget
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if len(_filled(ordered, middle)) == fewest else (middle + 1, high)
+        low, high = (low, middle) if len(_filled(ordered, middle)) <= wanted else (middle + 1, high)
     return _filled(ordered, high)
 
 

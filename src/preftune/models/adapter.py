@@ -18,8 +18,9 @@ from transformers.pytorch_utils import Conv1D
 
 from preftune.config import Config
 from preftune.errors import ConfigError
-from preftune.models.load import unwrap
+from preftune.models.load import device_of, unwrap
 from preftune.models.lora import LoraLinear
+from preftune.parallel.shard import root_of, settle, update
 
 
 class Adapter(Config):
@@ -72,7 +73,7 @@ def add_adapter(model: PreTrainedModel, adapter: Adapter, *, seed: int, only: Se
         wrapped: PeftModel = get_peft_model(model, config)
     for parameter in wrapped.parameters():
         if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+            parameter.data = parameter.data.to(device_of(wrapped), torch.float32)
     return wrapped
 
 
@@ -127,7 +128,8 @@ def kept_as_trained(model: nn.Module) -> Iterator[Callable[[], None]]:
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that training changes, by name."""
+    """Return the parameters that training changes, by name; of sharded ones this process's parts, as DTensors."""
+    settle(model)
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
@@ -142,5 +144,13 @@ def merge_in_place(model: nn.Module) -> PreTrainedModel:
     """Return the plain model with its adapter added into the weights."""
     if not isinstance(model, PeftModel):
         return unwrap(model)
-    whole: PreTrainedModel = model.merge_and_unload(safe_merge=True)
-    return whole
+    if root_of(model) is None:
+        whole: PreTrainedModel = model.merge_and_unload(safe_merge=True)
+        return whole
+    settle(model)
+    for layer in model.modules():
+        if isinstance(layer, LoraLinear):
+            for name in layer.active_adapters:
+                update(layer.base_layer.weight, layer.get_delta_weight(name))
+    plain: PreTrainedModel = model.unload()
+    return plain

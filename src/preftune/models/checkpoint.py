@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import GenerationConfig, PreTrainedModel
 
@@ -19,6 +22,9 @@ from preftune.errors import PreftuneError
 from preftune.manifest import disk_errors, write_json
 from preftune.models.adapter import trainable
 from preftune.models.load import quiet
+from preftune.parallel import world
+from preftune.parallel.saved import AGAIN, load_parts, read_rest, save_parts, shapes_of
+from preftune.parallel.shard import fill, local, root_of, settle, spread_like, whole
 
 
 def save_model(model: PreTrainedModel, renderer: Renderer, folder: Path) -> None:
@@ -29,16 +35,75 @@ def save_model(model: PreTrainedModel, renderer: Renderer, folder: Path) -> None
     without the end-of-turn token (a server would ramble on).
     """
     with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
         model.config.eos_token_id = renderer.end_id
         if hasattr(model, "generation_config") and model.can_generate():
             model.generation_config = GenerationConfig(
                 bos_token_id=renderer.tokenizer.bos_token_id, eos_token_id=sorted(renderer.stop_ids), pad_token_id=renderer.pad_id
             )
         with quiet():
-            model.save_pretrained(folder)
-        save_tokenizer(renderer, folder)
-        _open_to_readers(folder)
+            save_weights(model, folder)
+
+        def complete() -> None:
+            save_tokenizer(renderer, folder)
+            _open_to_readers(folder)
+
+        world.from_main(complete)
+
+
+def save_weights(model: PreTrainedModel, folder: Path) -> None:
+    """Write weights and configs; sharded ones are gathered file by file, so that no process holds more than that of them whole."""
+    if root_of(model) is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        model.save_pretrained(folder)
+        return
+    settle(model)
+    tied = model.all_tied_weights_keys
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+    files = files_of({name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}, most=GATHERED_BYTES)
+    for file, names in files.items():
+        gathered = {}
+        for name in names:
+            tensor = whole(tensors[name])
+            if world.is_main():
+                gathered[name] = tensor.cpu().contiguous()
+        world.from_main(partial(_write_weights, gathered, folder / file))
+    world.from_main(lambda: _write_configs(model, folder, files))
+
+
+GATHERED_BYTES = 4 << 30
+
+
+def files_of(sizes: Mapping[str, int], *, most: int) -> dict[str, list[str]]:
+    """Return which tensors go into which file, in their order, each file of at most so many bytes; names as transformers gives them."""
+    parts: list[list[str]] = [[]]
+    held = 0
+    for name, size in sizes.items():
+        if parts[-1] and held + size > most:
+            parts.append([])
+            held = 0
+        parts[-1].append(name)
+        held += size
+    if len(parts) == 1:
+        return {"model.safetensors": parts[0]}
+    return {f"model-{number:05d}-of-{len(parts):05d}.safetensors": names for number, names in enumerate(parts, start=1)}
+
+
+def _write_weights(tensors: dict[str, Tensor], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def _write_configs(model: PreTrainedModel, folder: Path, files: dict[str, list[str]]) -> None:
+    # What transformers' save_pretrained writes beside the weights.
+    model.config.architectures = [type(model).__name__.removeprefix("FSDP")]
+    model.config.dtype = str(model.dtype).removeprefix("torch.")
+    model.config.save_pretrained(folder)
+    if model.can_generate() and model.generation_config is not None:
+        model.generation_config.save_pretrained(folder)
+    if len(files) > 1:
+        size = sum((folder / file).stat().st_size for file in files)
+        index = {"metadata": {"total_size": size}, "weight_map": {name: file for file, names in files.items() for name in names}}
+        write_json(folder / "model.safetensors.index.json", index)
 
 
 def save_tokenizer(renderer: Renderer, folder: Path) -> None:
@@ -67,20 +132,79 @@ def _open_to_readers(folder: Path) -> None:
 def save_training(path: Path, *, models: Mapping[str, nn.Module], optimisers: Mapping[str, Optimizer], step: int, state: Any) -> None:
     """Write what a run needs to go on, whole or not at all: trained weights, optimisers, step, torch's random state, the stage's own.
 
+    One process writes the file `path`; several write a folder beside it, each its part. Either is read by any number of processes.
     Raises PreftuneError where a weight is not finite, so that the last good checkpoint is never written over by a bad one.
     """
-    for model in models.values():
-        for key, parameter in trainable(model).items():
-            if not bool(parameter.isfinite().all()):
-                raise PreftuneError(f"{key} is not finite after step {step}", str(path), "The checkpoint before it stands; lower lr.")
-    content = {
+    trained = {name: trainable(model) for name, model in models.items()}
+    broken = [key for weights in trained.values() for key, weight in weights.items() if not bool(local(weight).isfinite().all())]
+    if any(world.any_of(bool(broken))):
+        raise PreftuneError(
+            f"{broken[0] if broken else 'a weight of another process'} is not finite after step {step}",
+            str(path),
+            "The checkpoint before it stands; lower lr.",
+        )
+    content: dict[str, Any] = {
         "step": step,
         "state": state,
-        "models": {name: {k: p.detach() for k, p in trainable(m).items()} for name, m in models.items()},
-        "optimisers": {name: o.state_dict() for name, o in optimisers.items()},
+        "models": {name: {key: weight.detach() for key, weight in weights.items()} for name, weights in trained.items()},
+        "optimisers": {name: optimiser.state_dict() for name, optimiser in optimisers.items()},
         "random": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []},
     }
-    save_whole(content, path)
+    before = _saved_at(path)
+    if world.size() == 1:
+        written = path
+        save_whole(content, path)
+    else:
+        written = path.with_name(f"{path.stem}-{step}")
+        tensors = {name: tensor for part in (MODELS, OPTIMISERS, STATE) for name, tensor in _tensors(content[part], part).items()}
+        save_parts(written, tensors, _without_tensors(content))
+    if world.is_main():
+        for older in before:
+            if older != written:
+                remove_checkpoint(older)
+    world.wait_for_all()
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint, whichever of the two kinds it is; one that is not there is no error."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def remove_checkpoints(path: Path) -> None:
+    """Remove all checkpoints of the run whose file would be `path`."""
+    for saved in _saved_at(path):
+        remove_checkpoint(saved)
+
+
+def _saved_at(path: Path) -> list[Path]:
+    # The oldest first. There is more than one only where a kill came after a save and before the older one went.
+    folders = sorted(path.parent.glob(f"{path.stem}-[0-9]*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
+    if not path.exists():
+        return folders
+    if not folders:
+        return [path]
+    step = int(_read_file(path)["step"])
+    return sorted([path, *folders], key=lambda saved: step if saved == path else int(saved.name.rpartition("-")[2]))
+
+
+MODELS, OPTIMISERS, STATE = "models", "optimisers", "state"
+
+
+def _tensors(value: Any, name: str) -> dict[str, Tensor]:
+    """Return the tensors in nested dicts, by the path to each."""
+    if isinstance(value, Tensor):
+        return {name: value}
+    if not isinstance(value, dict):
+        return {}
+    return {path: tensor for key, inner in value.items() for path, tensor in _tensors(inner, f"{name}/{key}").items()}
+
+
+def _without_tensors(value: Any, inside: str = "") -> Any:
+    """Return nested dicts without the tensors that are saved by parts: those of the models, the optimisers and the stage."""
+    if not isinstance(value, dict):
+        return value
+    keep = inside == "random"
+    return {key: _without_tensors(inner, inside or key) for key, inner in value.items() if keep or not isinstance(inner, Tensor)}
 
 
 def save_whole(content: Any, path: Path) -> None:
@@ -100,28 +224,69 @@ def save_whole(content: Any, path: Path) -> None:
 def load_training(path: Path, *, models: Mapping[str, nn.Module], optimisers: Mapping[str, Optimizer]) -> tuple[int, Any] | None:
     """Put a saved run's weights, optimisers and random state back in place. Returns (step, state), or None where nothing was saved.
 
-    Raises PreftuneError where the file is broken.
+    path: as for `save_training`; on how many processes it was saved makes no difference. Raises PreftuneError where it is broken.
     """
-    if not path.exists():
+    saved = world.from_main(lambda: _saved_at(path))  # one word on it: files come and go
+    if not saved:
         return None
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise PreftuneError(
-            f"the checkpoint cannot be read ({type(error).__name__})", str(path), "Delete it to start this run anew."
-        ) from error
+    content = _read_folder(saved[-1], models, optimisers) if saved[-1].is_dir() else _read_file(saved[-1])
     for name, model in models.items():
-        saved = content["models"][name]
         current = trainable(model)
-        if saved.keys() != current.keys():
-            raise PreftuneError("the checkpoint is of another model", str(path), "Delete it to start this run anew.")
-        with torch.no_grad():
-            for key, parameter in current.items():
-                parameter.copy_(saved[key])
+        if content[MODELS][name].keys() != current.keys():
+            raise PreftuneError("the checkpoint is of another model", str(saved[-1]), AGAIN)
+        for key, parameter in current.items():
+            fill(parameter, content[MODELS][name][key])
     for name, optimiser in optimisers.items():
-        optimiser.load_state_dict(content["optimisers"][name])
+        known = content[OPTIMISERS][name]
+        for place, weight in enumerate(_parameters(optimiser)):
+            for key, value in known["state"].get(place, {}).items():
+                known["state"][place][key] = spread_like(weight, value)
+        # The settings of its groups are the config's, and how weights fall into groups depends on the number of processes.
+        optimiser.load_state_dict({"state": known["state"], "param_groups": optimiser.state_dict()["param_groups"]})
     # Our own draws come from seeds of (run, step, example) and need no state; this is for a model or library that draws by itself.
     torch.set_rng_state(content["random"]["cpu"])
     if torch.cuda.is_available():
         torch.cuda.set_rng_state_all(content["random"]["cuda"])
     return int(content["step"]), content["state"]
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:
+        raise PreftuneError(f"the checkpoint cannot be read ({type(error).__name__})", str(path), AGAIN) from error
+
+
+def _read_folder(folder: Path, models: Mapping[str, nn.Module], optimisers: Mapping[str, Optimizer]) -> dict[str, Any]:
+    """Return what several processes saved, as `_read_file` does; sharded tensors as this process's parts."""
+    content: dict[str, Any] = world.from_main(lambda: read_rest(folder))
+    saved = shapes_of(folder)
+    templates: dict[str, Tensor] = {}
+    for name, model in models.items():
+        content[MODELS][name] = {key: torch.empty_like(weight.detach()) for key, weight in trainable(model).items()}
+        templates |= _tensors(content[MODELS][name], f"{MODELS}/{name}")
+    for name, optimiser in optimisers.items():
+        state = content[OPTIMISERS][name]["state"]
+        for place, parameter in enumerate(_parameters(optimiser)):
+            for key in ADAM & {path.rpartition("/")[2] for path in saved if path.startswith(f"{OPTIMISERS}/{name}/state/{place}/")}:
+                state.setdefault(place, {})[key] = torch.zeros(()) if key == "step" else torch.empty_like(parameter.detach())
+        templates |= _tensors(state, f"{OPTIMISERS}/{name}/state")
+    for path in saved.keys() - templates.keys():
+        if path.startswith(f"{STATE}/"):
+            templates[path] = torch.empty(saved[path].size, dtype=saved[path].properties.dtype)
+            *way, last = path.split("/")[1:]
+            inner = content[STATE]
+            for key in way:
+                inner = inner.setdefault(key, {})
+            inner[last] = templates[path]
+    if saved.keys() != templates.keys():
+        raise PreftuneError("the checkpoint is of another model", str(folder), AGAIN)
+    load_parts(folder, templates)
+    return content
+
+
+ADAM = {"step", "exp_avg", "exp_avg_sq"}
+
+
+def _parameters(optimiser: Optimizer) -> list[Tensor]:
+    return [parameter for group in optimiser.param_groups for parameter in group["params"]]

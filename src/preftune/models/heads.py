@@ -23,7 +23,10 @@ from preftune.losses.reduce import sequence_length
 from preftune.manifest import write_json
 from preftune.models.checkpoint import save_model
 from preftune.models.lean import lean_layers
-from preftune.models.load import LOADING_ERRORS, find_device, first_line, fitting_dtype, hidden_states, quiet, unwrap
+from preftune.models.load import LOADING_ERRORS, device_of, find_device, first_line, fitting_dtype, hidden_states, quiet, unwrap
+from preftune.models.parts import load_parts_of
+from preftune.parallel import world
+from preftune.parallel.shard import shard
 from preftune.tensors import TokenBatch
 
 HEAD_NAMES = ("score", "classifier")
@@ -58,7 +61,7 @@ def with_scalar_head(causal: PreTrainedModel, *, seed: int, heads: int = 1) -> P
             row.normal_(0.0, 1 / math.sqrt(old.in_features + 1), generator=generator)
         if head.bias is not None:
             head.bias.zero_()
-    setattr(model, _head_name(model), head.to(causal.device))
+    setattr(model, _head_name(model), head.to(device_of(causal)))
     reward: PreTrainedModel = model
     return reward.eval()
 
@@ -102,6 +105,18 @@ def load_reward_heads(path: Path, *, device: torch.device | None = None) -> PreT
     """
     folder = path / "model" if (path / "model").exists() else path
     device = device or find_device()
+    if world.size() > 1:
+        in_parts = load_parts_of(
+            AutoModelForSequenceClassification,
+            folder,
+            device,
+            fitting_dtype(device, trained_whole=False),
+            trained=False,
+            num_labels=len(read_members(path)),
+        )
+        if in_parts is not None:
+            scalar_head(in_parts).float()
+            return in_parts
     try:
         with quiet():
             model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -116,9 +131,13 @@ def load_reward_heads(path: Path, *, device: torch.device | None = None) -> PreT
     if info.get("missing_keys"):
         lost = ", ".join(sorted(info["missing_keys"])[:3])
         raise ModelError(f"weights are missing: {lost}; its rewards would be random", str(path), "Give a run of train reward.")
-    loaded: PreTrainedModel = model.to(device).eval()
+    loaded: PreTrainedModel = model.eval()
     scalar_head(loaded).float()
     lean_layers(loaded)
+    if world.size() == 1:
+        return loaded.to(device)
+    shard(loaded, device, trained=False)
+    scalar_head(loaded).to(device)
     return loaded
 
 

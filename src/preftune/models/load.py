@@ -29,6 +29,9 @@ from preftune.losses.logprobs import Head, token_logprobs
 from preftune.losses.reduce import to_sequences
 from preftune.manifest import MANIFEST, hash_folder, read_manifest
 from preftune.models.lean import lean_layers, takes_spans
+from preftune.models.parts import load_parts_of
+from preftune.parallel import world
+from preftune.parallel.shard import device_of_root, forget, root_of, settle, shard
 from preftune.tensors import TokenBatch
 
 TEMPLATE = "chat_template.jinja"
@@ -74,6 +77,10 @@ def give_back_freed_memory() -> None:
 
 def forget_weights(model: nn.Module) -> None:
     """Free a model's weights, whoever else still holds the model: after this it can be used for nothing."""
+    if root_of(model) is not None:
+        settle(model)
+        forget(model.parameters())
+        return
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.new_empty(0)
 
@@ -178,21 +185,36 @@ def base_of(run: Path) -> Path:
     return base
 
 
-def load_causal_lm(path: Path, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """Return a causal LM in eval mode, ready to score or sample.
+def load_causal_lm(
+    path: Path, *, device: torch.device | None = None, dtype: torch.dtype | None = None, trained_whole: bool = False
+) -> PreTrainedModel:
+    """Return a causal LM in eval mode, ready to score or sample; where there are several processes, its weights are spread over them.
 
-    path: a Hugging Face folder, a .gguf file, or a run (an adapter is merged into its base in float32).
-    Raises ModelError where weights are missing.
+    path: a Hugging Face folder, a .gguf file, or a run (an adapter is merged into its base in float32). trained_whole: its own weights
+    will be trained. Raises ModelError where weights are missing.
     """
     device = device or find_device()
-    dtype = dtype or fitting_dtype(device, trained_whole=False)
+    dtype = dtype or fitting_dtype(device, trained_whole=trained_whole)
     keep_freed_memory()
+    if world.size() == 1:
+        return _load_whole(path, device, dtype)
+    folder = path / "model" if (path / MANIFEST).exists() and (path / "model").exists() else path
+    in_parts = load_parts_of(AutoModelForCausalLM, folder, device, dtype, trained=trained_whole)
+    if in_parts is not None:
+        return in_parts
+    # A GGUF file is unpacked, and an adapter merged, whole.
+    model = _load_whole(path, torch.device("cpu"), dtype)
+    shard(model, device, trained=trained_whole)
+    return model
+
+
+def _load_whole(path: Path, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
     if (path / MANIFEST).exists() and not (path / "config.json").exists():
         if (path / "model").exists():
-            return load_causal_lm(path / "model", device=device, dtype=dtype)
+            return _load_whole(path / "model", device, dtype)
         from preftune.models.adapter import merged
 
-        return merged(load_causal_lm(base_of(path), device=device, dtype=torch.float32), path / "adapter").to(dtype)
+        return merged(_load_whole(base_of(path), device, torch.float32), path / "adapter").to(dtype)
     source, extra = _source(path)
     try:
         with quiet():
@@ -250,13 +272,20 @@ def output_head(model: nn.Module) -> Head:
 def hidden_states(model: nn.Module, batch: TokenBatch) -> Tensor:
     """Return the last hidden states [B, T, H] (after the final norm): what the output layer and the scalar heads read."""
     backbone: Any = unwrap(model).base_model
+    root = root_of(backbone)
+    if root is not None and batch.beginning:  # one pass through the layers a batch, as in the other processes
+        return hidden_states(model, batch.with_beginning_in_rows())[:, len(batch.beginning) :]
     if takes_spans(backbone):
         return _without_padding(model, backbone, batch)
     # Plain rows are padded on the right, so a causal model never looks at padding.
     mask = None if batch.plain and not batch.beginning else _tree_masks(unwrap(model), batch)
     cache = after_beginning(model, batch.beginning, len(batch.ids)) if batch.beginning else {"use_cache": False}
-    out = backbone(input_ids=batch.ids, attention_mask=mask, position_ids=batch.position_ids, **cache)
-    states: Tensor = out.last_hidden_state
+    return _last_states(backbone, input_ids=batch.ids, attention_mask=mask, position_ids=batch.position_ids, **cache)
+
+
+def _last_states(backbone: Any, **inputs: Any) -> Tensor:
+    root = root_of(backbone)
+    states: Tensor = backbone(**inputs).last_hidden_state if root is None else root.read(backbone, **inputs)
     return states
 
 
@@ -270,14 +299,15 @@ def _without_padding(model: nn.Module, backbone: Any, batch: TokenBatch) -> Tens
     ends = batch.attention_mask.sum(1).cumsum(0).tolist()
     masks = _tree_masks(unwrap(model), batch)
     cache = after_beginning(model, batch.beginning, 1) if batch.beginning else {"use_cache": False}
-    out = backbone(
+    states = _last_states(
+        backbone,
         input_ids=batch.ids[rows, places][None],
         attention_mask={kind: laid_out(mask) for kind, mask in masks.items()} if isinstance(masks, dict) else laid_out(masks),
         position_ids=batch.position_ids[rows, places][None],
         spans=list(pairwise([0, *ends])),
         **cache,
     )
-    found: Tensor = out.last_hidden_state[0]
+    found = states[0]
     return found.new_zeros(*batch.ids.shape, found.shape[-1]).index_put((rows, places), found)
 
 
@@ -320,8 +350,8 @@ def _fitting(model: PreTrainedModel, mask: Tensor) -> Tensor:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Return where the model lies."""
-    return next(model.parameters()).device
+    """Return where the model computes."""
+    return device_of_root(model) or next(model.parameters()).device
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ from preftune.manifest import disk_errors
 from preftune.models.adapter import kept_as_trained
 from preftune.models.lean import takes_spans
 from preftune.models.load import unwrap
+from preftune.parallel.shard import ROOT, root_of
 
 POLICY, REWARD, CRITIC = "default", "reward", "critic"  # adapters; peft's own name for the first
 ON_BASE = "on_base"  # folder of a reward run that holds its adapter and head, beside the whole model
@@ -38,6 +39,7 @@ class _Backbone:
         self._shared, self._adapters = shared, adapters
         self._layers: Any = unwrap(shared).base_model
         self.forward = self._layers.forward  # for its signature
+        self.__dict__[ROOT] = root_of(self._layers)
 
     def __call__(self, **arguments: Any) -> Any:
         with adapters_on(self._shared, self._adapters):

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from preftune.manifest import content_seed
+from preftune.parallel import world
+from preftune.parallel.shard import whole_for_a_while
 from preftune.rollout.stream import Batcher
 
 
@@ -47,12 +49,13 @@ def generate(
     (seed, the prompt's key, sample number); keys default to the prompt's place. batch_rows: rows decoded at once;
     None = as many as the cache's budget allows (see `Batcher`). on_done: called with the number of samples finished.
     A sample is cut, and unfinished, where the model's context ends. Raises DataError for a prompt that is empty or fills the context.
+    Of several processes each samples for its share of the prompts, and all get all.
     """
     keys = keys or [str(i) for i in range(len(prompts))]
     batcher = Batcher(model, pad_id=pad_id, max_rows=batch_rows)
     places: dict[int, tuple[int, int]] = {}
     # Prompts of like length go together, so that little is padded.
-    for i in sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i)):
+    for i in sorted(range(world.rank(), len(prompts), world.size()), key=lambda i: (len(prompts[i]), i)):
         for k in range(samples_per_prompt):
             handle = batcher.add(
                 prompts[i],
@@ -65,13 +68,15 @@ def generate(
     ids: dict[int, list[int]] = {handle: [] for handle in places}
     logprobs: dict[int, list[float]] = {handle: [] for handle in places}
     samples: list[Sample] = []
-    while batcher.busy:
-        before = len(samples)
-        for handle, token, logprob, last, finished in batcher.step():
-            ids[handle].append(token)
-            logprobs[handle].append(logprob)
-            if last:
-                samples.append(Sample(*places[handle], tuple(ids[handle]), tuple(logprobs[handle]), finished))
-        if len(samples) > before:
-            on_done(len(samples) - before)
-    return sorted(samples, key=lambda s: (s.prompt_index, s.sample_index))
+    with whole_for_a_while(model):
+        while batcher.busy:
+            before = len(samples)
+            for handle, token, logprob, last, finished in batcher.step():
+                ids[handle].append(token)
+                logprobs[handle].append(logprob)
+                if last:
+                    samples.append(Sample(*places[handle], tuple(ids[handle]), tuple(logprobs[handle]), finished))
+            if len(samples) > before:
+                on_done(len(samples) - before)
+    everyone = [sample for share in world.of_all(samples) for sample in share]
+    return sorted(everyone, key=lambda s: (s.prompt_index, s.sample_index))

@@ -28,6 +28,7 @@ from preftune.models.load import (
     max_context,
     tree_rows_agree,
 )
+from preftune.parallel import world
 from preftune.tensors import TokenBatch
 
 NO_END_SCORE = -2.0  # sd; what an answer counts that did not end by itself (N+, 2403.17031, uses −1 on the same scale)
@@ -137,8 +138,9 @@ def score(reward_model: nn.Module, groups: Sequence[Group], *, pad_id: int, toke
 @torch.no_grad()
 def _in_order(read: Read, groups: Sequence[Group], device: torch.device, *, pad_id: int, token_budget: int, tree: bool) -> Tensor:
     parts: dict[int, Tensor] = {}
-    for part in split_by_budget(groups, token_budget):
-        scores = read(collate(part, pad_id, tree=tree).to(device)).float().cpu()
+    batches = split_by_budget(groups, token_budget, shares=world.size())
+    found = world.spread(batches, lambda part: read(collate(part, pad_id, tree=tree).to(device)).float().cpu())
+    for part, scores in zip(batches, found, strict=True):
         for group, own in zip(part, scores.split([len(g.completions) for g in part]), strict=True):
             parts[id(group)] = own
     return torch.cat([parts[id(g)] for g in groups])
@@ -153,11 +155,15 @@ def token_table(
     compute: TokenBatch → float [B, T]. Rows are left-aligned, in the groups' order, 0 where the mask is False.
     """
     rows: dict[int, list[Tensor]] = {}
-    for part in split_by_budget(groups, token_budget):
+
+    def said(part: list[Group]) -> list[Tensor]:
         batch = collate(part, pad_id, tree=tree).to(device)
         values, mask = to_sequences(compute(batch), batch.sequence, batch.num_sequences)
-        lengths = mask.sum(1).tolist()
-        flat = iter([row[:n].cpu() for row, n in zip(values, lengths, strict=True)])
+        return [row[:n].cpu() for row, n in zip(values, mask.sum(1).tolist(), strict=True)]
+
+    batches = split_by_budget(groups, token_budget, shares=world.size())
+    for part, found in zip(batches, world.spread(batches, said), strict=True):
+        flat = iter(found)
         for group in part:
             rows[id(group)] = [next(flat) for _ in group.completions]
     table = [row for group in groups for row in rows[id(group)]]

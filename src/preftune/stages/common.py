@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,12 +19,11 @@ from preftune.data.template import Renderer
 from preftune.errors import ConfigError, DataError
 from preftune.manifest import MANIFEST, Work, begin, differences, disk_errors, folder_id, hash_folder, versions, write_json
 from preftune.models.adapter import Adapter, add_adapter, freeze_all_but, trainable
-from preftune.models.checkpoint import save_model, save_tokenizer
+from preftune.models.checkpoint import remove_checkpoints, save_model, save_tokenizer
 from preftune.models.load import (
     device_of,
     find,
     find_device,
-    fitting_dtype,
     load_causal_lm,
     load_renderer,
     max_context,
@@ -33,6 +33,7 @@ from preftune.models.load import (
 from preftune.models.one_base import leave_policy_alone
 from preftune.models.quantised import load_in_4_bits
 from preftune.models.recompute import can_recompute, recompute_layers
+from preftune.parallel import world
 from preftune.progress import Progress
 from preftune.records import Message, Pair
 from preftune.rollout.rewards.total import resolve_sources
@@ -138,11 +139,45 @@ class Room:
 
 def start(kind: str, config: S, out: Path, names: tuple[str, ...] = ("data", "model")) -> tuple[S, Path, Work | None]:
     """Return (config with resolved paths, the run's folder, the work to do); no work where the same run is there already."""
-    config, hashes = resolved(config, out, names)
-    final, work = begin(out, kind, hashes, config.model_dump(mode="json"))
-    if work is not None:
-        write_json(work.path / BEGUN, _begun(kind, hashes, config))
-    return config, final, work
+    world.join()
+    insist_on_rows(config)
+    config, hashes = world.of_machine(lambda: resolved(config, out, names))
+    insist_on_the_same(versions(), hashes)
+
+    def begun() -> tuple[Path, Work | None]:
+        final, work = begin(out, kind, hashes, config.model_dump(mode="json"))
+        if work is not None:
+            write_json(work.path / BEGUN, _begun(kind, hashes, config))
+        return final, work
+
+    return config, *world.from_main(begun)
+
+
+def insist_on_rows(config: StageConfig) -> None:
+    """Raise ConfigError where a step has fewer rows than there are processes, or the adapter is one that cannot be spread."""
+    online = getattr(config, "prompts_per_step", None)
+    key = "batch_size" if online is None else "prompts_per_step"
+    rows = getattr(config, key) // getattr(config, "minibatches", 1)
+    if rows < world.size():
+        what = f"an optimiser step has {rows} rows, and there are {world.size()} processes"
+        raise ConfigError(what, f'key "{key}"', f"Give {key}={getattr(config, key) * world.size() // rows} or start fewer processes.")
+    if world.size() > 1 and config.adapter is not None and config.adapter.kind in ("qlora", "dora"):
+        what = f'"{config.adapter.kind}" works in one process, and there are {world.size()}'
+        raise ConfigError(what, 'key "adapter.kind"', "Take lora or rslora, whose base is spread over the processes.")
+
+
+def insist_on_the_same(libraries: dict[str, str], hashes: dict[str, str]) -> None:
+    """Raise ConfigError where a process runs other versions, or found another model or data, than the first one."""
+    said = world.of_all((socket.gethostname(), {"version": libraries, "input": hashes}))
+
+    def compare() -> None:
+        (first_host, first), *others = said
+        for number, (host, other) in enumerate(others, start=1):
+            for key, (here, there) in differences(first, other).items():
+                what = f"{key.replace('.', ' ')} is {here} in process 0 on {first_host} and {there} in process {number} on {host}"
+                raise ConfigError(what, "torchrun", "Give every machine the same environment, models and data.")
+
+    world.from_main(compare)
 
 
 def _begun(kind: str, hashes: dict[str, str], config: Config) -> dict[str, Any]:
@@ -183,7 +218,8 @@ def open_room(config: StageConfig, out: Path, progress: Progress) -> Room:
     if not tree:
         progress.note("This model reads shared-prompt rows differently, so each answer gets a row of its own (slower).")
     limit = min(config.max_tokens, max_context(model))
-    room = Room(project, base, load_snapshot(find(config.data, project)), renderer, model, tree, limit)
+    # A beginning computed apart would be one more pass through the layers, which other processes do not make.
+    room = Room(project, base, load_snapshot(find(config.data, project)), renderer, model, tree, limit, apart=world.size() == 1)
     return recomputing(room) if own is not None and own.gradient_checkpointing else room
 
 
@@ -193,7 +229,8 @@ def settle(config: OfflineConfig, room: Room, plan: Callable[[Room], Plan], prog
     What does not fit even so is said. plan: the stage's plan in a room.
     """
     planned = plan(room)
-    if planned.advice and config.gradient_checkpointing is None and can_recompute(room.model):
+    (tight,) = world.any_of(bool(planned.advice))
+    if tight and config.gradient_checkpointing is None and can_recompute(room.model):
         progress.note(f"Layers are computed again in the backward pass, since {planned.peak_memory_gib:.1f} GiB would not fit.")
         room = recomputing(room)
         planned = plan(room)
@@ -216,38 +253,47 @@ def load_policy(base: Path, adapter: Adapter | None, *, seed: int, only: Sequenc
         frozen = load_in_4_bits(base, device=device) if in_4_bits else load_causal_lm(base, device=device)
         policy: nn.Module = add_adapter(frozen, adapter, seed=seed, only=only)
         return policy
-    whole: nn.Module = load_causal_lm(base, device=device, dtype=fitting_dtype(device, trained_whole=True))
+    whole: nn.Module = load_causal_lm(base, device=device, trained_whole=True)
     freeze_all_but(whole, only or ("*",))
     return whole
 
 
 def finish(room: Room, work: Work, final: Path, loop: Loop, encoded: Encoded, planned: Plan | None = None, **facts: Any) -> Path:
     """Drop the checkpoint and give the folder its final name; the stage has saved its result in it. Tells planned against real."""
+    world.wait_for_all()
     peak, trained_for = peak_memory_gib(), read_metrics(work.path)[-1]["seconds"]
     if planned is not None:
         loop.progress.note(planned.against(seconds=trained_for, peak_memory_gib=peak))
         facts["planned"] = {"training_seconds": round(planned.seconds, 1), "peak_memory_gib": round(planned.peak_memory_gib, 2)}
-    loop.close()
-    (work.path / BEGUN).unlink()
-    (work.path / BEST).unlink(missing_ok=True)
-    return work.finish(
-        final,
-        data=encoded.facts(),
-        trained_parameters=next(iter(loop.trained_parameters.values())),  # of the first model: PPO's second is its critic
-        training_seconds=round(trained_for, 1),
-        peak_memory_gib=round(peak, 2),
-        tree_rows=room.tree,
-        **facts,
-    )
+
+    def close() -> Path:
+        loop.close()
+        (work.path / BEGUN).unlink()
+        remove_checkpoints(work.path / BEST)
+        return work.finish(
+            final,
+            data=encoded.facts(),
+            trained_parameters=next(iter(loop.trained_parameters.values())),  # of the first model: PPO's second is its critic
+            training_seconds=round(trained_for, 1),
+            peak_memory_gib=round(peak, 2),
+            tree_rows=room.tree,
+            **facts,
+        )
+
+    return world.from_main(close)
 
 
 def save_policy(room: Room, folder: Path) -> None:
     """Write the adapter (on its base, whose hash is in the manifest), or the whole model."""
     if hasattr(room.model, "peft_config"):
         leave_policy_alone(room.model)  # without the adapters of other roles on its base
-        with disk_errors(folder):
-            save_adapter(room.model, folder / "adapter", base=name_in(room.base, room.project))
-            save_tokenizer(room.renderer, folder / "adapter")
+
+        def save() -> None:
+            with disk_errors(folder):
+                save_adapter(room.model, folder / "adapter", base=name_in(room.base, room.project))
+                save_tokenizer(room.renderer, folder / "adapter")
+
+        world.from_main(save)
     else:
         whole: Any = room.model
         save_model(whole, room.renderer, folder / "model")

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from preftune.data.batches import Encoded, Group, shuffled, split_by_budget
+from preftune.data.batches import Encoded, Group, shuffled
 from preftune.errors import DataError, PreftuneError
 from preftune.losses.kl import k1, k3
 from preftune.losses.scores import Moments, add_missing_end, replace_missing_end, with_values
@@ -29,6 +29,7 @@ from preftune.manifest import content_seed, disk_errors, hash_folder, read_manif
 from preftune.models.adapter import adapter_off, trainable
 from preftune.models.load import batch_logprobs, device_of, find, load_causal_lm
 from preftune.models.one_base import ON_BASE, reward_role
+from preftune.parallel import world
 from preftune.progress import Progress
 from preftune.rollout.generate import Sample, generate
 from preftune.rollout.reward_probes import known_findings
@@ -41,7 +42,7 @@ from preftune.stages.online_config import OnlineConfig
 from preftune.training.health import findings, text_metrics
 from preftune.training.loop import SAMPLES, Loop, read_metrics
 from preftune.training.plan import steps_of
-from preftune.training.step import Loss, Step, train_step
+from preftune.training.step import Loss, Step, micro_batches, train_step
 
 SAMPLER_GAP = 0.05  # nats; a wrong temperature or mask is far above, float32 arithmetic far below
 NO_SPREAD = 1e-6  # scores of one step that spread less than this, relative to their size, are all equal
@@ -289,7 +290,7 @@ def optimise(
 ) -> Step:
     """Do one optimiser step on a minibatch of groups, cut by the token budget. count: the total weight of a part."""
     return train_step(
-        split_by_budget(groups, config.token_budget),
+        micro_batches(groups, config.token_budget),
         count=count,
         loss=loss,
         parameters=trainable(model).values(),
@@ -341,7 +342,7 @@ def health(experience: Experience) -> dict[str, float]:
 def watch(loop: Loop, config: OnlineConfig, *, kl_target: float | None = None) -> str | None:
     """Say each trouble once that the run's rows show, and return the name of one that the run is to stop on."""
     said, texts = loop.state.setdefault("troubles", []), loop.state.setdefault("warnings", [])
-    found = findings(read_metrics(loop.work.path), kl_target=kl_target)
+    found = world.from_main(lambda: findings(read_metrics(loop.work.path), kl_target=kl_target))
     for trouble in found:
         if trouble.name not in said:
             said.append(trouble.name)
@@ -355,6 +356,8 @@ def watch(loop: Loop, config: OnlineConfig, *, kl_target: float | None = None) -
 
 def keep_samples(folder: Path, step: int, experience: Experience, room: Room) -> None:
     """Append some of a step's texts to samples.jsonl, with their scores and log-ratios."""
+    if not world.is_main():
+        return
     kl = experience.kl()
     every = max(1, len(experience.samples) // SAMPLES_KEPT)
     prompts = [group.prompt for group in experience.groups for _ in group.completions]

@@ -45,6 +45,7 @@ from preftune.losses.reduce import Average, to_sequences, token_weights
 from preftune.manifest import content_seed
 from preftune.models.load import batch_logprobs
 from preftune.models.one_base import policy_role
+from preftune.parallel import world
 from preftune.progress import Progress, Silent
 from preftune.rollout.rewards.source import with_reward_model
 from preftune.stages.common import Room, finish, open_room, resolved, save_policy, start
@@ -292,7 +293,8 @@ class _Update:
             done.append({**made.metrics, "loss/policy": made.loss, "grad_norm": made.grad_norm})
             if made.metrics["policy/approx_kl"] > KL_STOP:
                 break
-        told = {"policy/sampler_gap": max(self.gaps)} if self.gaps else {}
+        gaps = [gap for gaps in world.of_all(self.gaps) for gap in gaps]
+        told = {"policy/sampler_gap": max(gaps)} if gaps else {}
         return {**means(done), **told, "policy/updates": float(len(done))}
 
     def loss(self, groups: list[Group]) -> Loss:

@@ -33,7 +33,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from preftune.data.batches import Encoded, Group, batch_indices, split_by_budget
+from preftune.data.batches import Encoded, Group, batch_indices
 from preftune.losses.advantages import explained_variance, gae, scale_around_mean, whiten, with_score
 from preftune.losses.kl import adapt_kl_coef, k1, k2, k3
 from preftune.losses.policy import clip_fraction, clipped_surrogate, clipped_value_loss, policy_ratio, value_loss
@@ -43,6 +43,7 @@ from preftune.models.adapter import trainable
 from preftune.models.heads import values_of
 from preftune.models.load import batch_logprobs, hidden_states, logprobs_of
 from preftune.models.one_base import policy_role
+from preftune.parallel import world
 from preftune.progress import Progress, Silent
 from preftune.stages.common import Room, finish, open_room, resolved, save_policy, start
 from preftune.stages.experience import (
@@ -69,7 +70,7 @@ from preftune.training.loop import Loop
 from preftune.training.moving import MovingReference
 from preftune.training.optim import adamw, lr_at
 from preftune.training.plan import Plan, make_plan
-from preftune.training.step import Loss, Step, mean_metric, train_step
+from preftune.training.step import Loss, Step, mean_metric, micro_batches, train_step
 
 KL_HORIZON = 10_000  # completions over which kl_coef may move by its whole range (Ziegler et al., code)
 ADAM_EPS = 1e-5  # the papers' code; at torch's 1e-8 the first steps are many times larger
@@ -124,8 +125,10 @@ def run(config: PPOConfig, out: Path = Path("runs"), *, progress: Progress | Non
         stopped = watch(loop, config, kl_target=config.kl_target)
         if stopped is not None:
             break
-    with disk_errors(work.path):
-        save_file(learner.critic.weights(), work.path / "critic.safetensors")
+    critic = learner.critic.weights()
+    if world.is_main():
+        with disk_errors(work.path):
+            save_file(critic, work.path / "critic.safetensors")
     one_base = learner.rollouts.one_base
     save_policy(room, work.path)
     facts = {"score_mean": loop.state["mean"], "score_sd": loop.state["sd"], "one_base": one_base}
@@ -203,8 +206,8 @@ class _Learner:
     def _policy_step(self, batch: Batch, minibatch: list[Group], step: int, update: int, lr: float) -> dict[str, float]:
         """Do one optimiser step on the policy, with what else its gradient holds: the mix, and a critic that is a head on it."""
         config, mix = self.config, self.mix
-        sampled = split_by_budget(minibatch, config.token_budget)
-        others = split_by_budget(mix.examples(len(minibatch), update), config.token_budget) if mix is not None else []
+        sampled = micro_batches(minibatch, config.token_budget)
+        others = micro_batches(mix.examples(len(minibatch), update), config.token_budget) if mix is not None else []
         # The one division is by the sampled tokens; the mix's tokens weigh so that their sum is coef · their mean.
         weight = mix.coef * learned_tokens(minibatch) / sum(map(learned_tokens, others)) if mix is not None else 0.0
         parts = [_Part(part, partial(self._policy_loss, batch), learned_tokens(part)) for part in sampled]

@@ -10,6 +10,7 @@ from preftune.models.adapter import add_adapter, trainable
 from preftune.models.heads import load_reward_model, scalar_head, with_scalar_head
 from preftune.models.load import device_of, find, load_causal_lm, load_tokenizer, unwrap
 from preftune.models.one_base import critic_role, zero_head
+from preftune.parallel.shard import whole
 from preftune.stages.common import Room
 from preftune.stages.ppo_config import PPOConfig
 
@@ -25,7 +26,7 @@ class Critic:
 
     def weights(self) -> dict[str, Tensor]:
         """Return what it has learned, to be saved."""
-        return {name.replace("/", "."): p.detach().contiguous() for name, p in trainable(self.module).items()}
+        return {name.replace("/", "."): whole(p.detach()).contiguous() for name, p in trainable(self.module).items()}
 
 
 def open_critic(config: PPOConfig, room: Room, *, one_base: bool) -> Critic:

@@ -21,7 +21,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from preftune.data.batches import Encoded, batch_indices, encode, split_by_budget
+from preftune.data.batches import Encoded, batch_indices, encode
 from preftune.errors import ConfigError
 from preftune.models.adapter import trainable
 from preftune.models.load import batch_logprobs
@@ -36,7 +36,7 @@ from preftune.training.loop import Loop
 from preftune.training.moving import MovingReference
 from preftune.training.optim import adamw, lr_at
 from preftune.training.plan import Plan, make_plan, steps_of
-from preftune.training.step import train_step
+from preftune.training.step import micro_batches, train_step
 
 
 def run(config: DPOConfig, out: Path = Path("runs"), *, progress: Progress | None = None) -> Path:
@@ -72,7 +72,7 @@ def run(config: DPOConfig, out: Path = Path("runs"), *, progress: Progress | Non
         lr = lr_at(step, total=total, lr=config.lr, warmup=config.warmup, schedule=config.schedule)
         learner.look_at(picked, loop.state)
         done = train_step(
-            split_by_budget(picked, config.token_budget),
+            micro_batches(picked, config.token_budget),
             count=learner.count,
             loss=learner.loss,
             parameters=trainable(room.model).values(),
@@ -87,10 +87,10 @@ def run(config: DPOConfig, out: Path = Path("runs"), *, progress: Progress | Non
         told = {"loss/train": done.loss, **done.metrics, "lr": lr, "grad_norm": done.grad_norm}
         if best.due(step, total):
             watched.look_at(held_out[1].groups, loop.state)
-            told |= measure(split_by_budget(held_out[1].groups, config.token_budget), count=watched.count, loss=watched.loss)
+            told |= measure(micro_batches(held_out[1].groups, config.token_budget), count=watched.count, loss=watched.loss)
             best.see(told["loss/held_out"], step)
         loop.log(step, told)
-        learner.remember(done.metrics, loop.state)
+        learner.remember(done, loop.state)
         if learner.moving and config.reference_update and (step + 1) % config.reference_update.every == 0:
             learner.moving.follow(config.reference_update.mix)
         if best.gains_no_more:

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from preftune.data.batches import Encoded, Group, split_by_budget
+from preftune.data.batches import Encoded, Group
 from preftune.errors import PreftuneError
 from preftune.losses.preference import kto_kl, length_desensitised, matched_by_rank, nll
 from preftune.losses.reduce import sequence_sum, to_sequences
 from preftune.losses.reward import accuracy
 from preftune.models.load import batch_logprobs, unwrap
+from preftune.parallel import world
 from preftune.progress import Progress
 from preftune.stages.common import Room
 from preftune.stages.preference_config import DPOConfig
@@ -24,8 +25,9 @@ from preftune.stages.preference_data import Preferences
 from preftune.stages.preference_losses import LOSSES, LossKind, Scored, margins, two
 from preftune.training.moving import MovingReference
 from preftune.training.reference import Reference, reference_logprobs
-from preftune.training.step import Loss, mean_metric
+from preftune.training.step import Loss, Step, mean_metric, micro_batches
 
+SHIFT = "reward/train"  # of all answers, which bco takes off the rewards of later steps
 OWN, OF_ANOTHER, ALL = slice(0, 1), slice(1, 2), slice(None)  # of KTO's answers: the row's own, that of another prompt
 BOTH_FALL_STEPS = 10  # the mean over so many steps is looked at
 BOTH_FALL_NATS = 1.0  # an answer; below, it may be the batch's luck
@@ -46,7 +48,6 @@ class Learner:
         self.settings = config.settings
         self.weights = torch.tensor([row.weight for row in data.rows])
         self.moments: dict[int, float] = {}  # by the row's place in the data
-        self.seen: list[float] = [0.0, 0]  # bco: the sum of this step's rewards, and their number
         self.learned = learned(self.kind)
         self.moving: MovingReference | None = None
         self.reference: Reference | None = None
@@ -71,8 +72,7 @@ class Learner:
         values = self.kind.values(scored, self.settings)
         metrics = self.metrics(scored, groups)
         if self.kind.moment == "shift":
-            self.seen[0] += self.settings.beta * float(scored.logratios.detach().sum())
-            self.seen[1] += len(scored.logratios)
+            metrics[SHIFT] = (self.settings.beta * float(scored.logratios.detach().sum()), len(scored.logratios))
         if self.settings.nll_weight:
             term = nll(two(scored.means)[0])
             metrics["loss/nll"] = mean_metric(term)
@@ -123,21 +123,25 @@ class Learner:
 
     def look_at(self, picked: list[Group], state: dict[str, Any]) -> None:
         """Measure, before a step, what the loss takes from its whole batch, so that how the batch is cut changes nothing."""
-        parts = split_by_budget(picked, self.config.token_budget)
+        parts = micro_batches(picked, self.config.token_budget)
         order = [group.index for part in parts for group in part]
         match self.kind.moment:
             case "shift":
                 total, count = state.setdefault("rewards", [0.0, 0])  # of all answers of the steps before
-                self.moments, self.seen = dict.fromkeys(order, total / count if count else 0.0), [0.0, 0]
+                self.moments = dict.fromkeys(order, total / count if count else 0.0)
             case "matched":
-                with torch.no_grad():
-                    scored = [(found.sums, found.ref_sums) for found in (self.score(part, ALL) for part in parts)]
+                scored = world.spread(parts, lambda part: self._sums(part, ALL))
                 policy, reference = (torch.cat([margins(x) for x in found]) for found in zip(*scored, strict=True))
                 self.moments = dict(zip(order, matched_by_rank(policy, reference).tolist(), strict=True))
             case "kl":
-                with torch.no_grad():
-                    logratios = torch.cat([self.score(part, OF_ANOTHER).logratios for part in parts])
+                scored = world.spread(parts, lambda part: self._sums(part, OF_ANOTHER))
+                logratios = torch.cat([sums - ref_sums for sums, ref_sums in scored])
                 self.moments = dict.fromkeys(order, float(kto_kl(logratios)))
+
+    @torch.no_grad()
+    def _sums(self, groups: list[Group], which: slice) -> tuple[Tensor, Tensor]:
+        scored = self.score(groups, which)
+        return scored.sums.cpu(), scored.ref_sums.cpu()
 
     def metrics(self, scored: Scored, groups: Sequence[Group]) -> dict[str, tuple[float, float]]:
         """Return what tells trouble: the better and the worse answers apart, and by how much they are."""
@@ -202,10 +206,11 @@ class Learner:
                 f"the loss is {found:.4f} before anything was learned, where {self.config.loss} starts at {expected:.4f}", "DPO step 1", fix
             )
 
-    def remember(self, metrics: dict[str, float], state: dict[str, Any]) -> None:
+    def remember(self, done: Step, state: dict[str, Any]) -> None:
         """Keep what later steps need, and say once where chosen and rejected both fall."""
+        metrics = done.metrics
         if self.kind.moment == "shift":
-            state["rewards"] = [before + now for before, now in zip(state["rewards"], self.seen, strict=True)]
+            state["rewards"] = [before + now for before, now in zip(state["rewards"], done.sums[SHIFT], strict=True)]
         suffix = "" if self.reference else "_per_token"
         named = [f"logprobs/{side}{suffix}" for side in ("chosen", "rejected")]
         if not metrics.keys() >= set(named):  # a step of good answers alone, or of ties

@@ -27,7 +27,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from preftune.data.batches import Encoded, Group, batch_indices, shuffled, split_by_budget
+from preftune.data.batches import Encoded, Group, batch_indices, shuffled
 from preftune.data.pair_report import human_agreement, pair_report
 from preftune.data.snapshot import Snapshot
 from preftune.errors import DataError, PreftuneError
@@ -36,6 +36,7 @@ from preftune.models.adapter import merge_in_place, trainable
 from preftune.models.heads import end_scores, load_reward_heads, save_reward_model, scalar_head, with_scalar_head
 from preftune.models.load import forget_weights, name_in, unwrap
 from preftune.models.one_base import ON_BASE, save_head
+from preftune.parallel import world
 from preftune.progress import Progress, Silent
 from preftune.rollout.reward_probes import probe_items, probe_scorer
 from preftune.rollout.score import load_scorer, score
@@ -45,7 +46,7 @@ from preftune.training.held_out import Best, measure
 from preftune.training.loop import Loop
 from preftune.training.optim import adamw, lr_at
 from preftune.training.plan import Plan, make_plan, steps_of
-from preftune.training.step import Loss, mean_metric, train_step
+from preftune.training.step import Loss, mean_metric, micro_batches, train_step
 
 SCALE_ROWS = 100  # rows of training answers whose scores give the mean and sd: enough for 5 % of either
 CENTRING = 0.01  # fixes the free constant; accuracy does not move (Eisenstein et al. 2312.09244)
@@ -114,7 +115,7 @@ def run(config: RewardConfig, out: Path = Path("runs"), *, progress: Progress | 
         picked = [encoded.groups[i] for i in batch_indices(len(encoded.groups), config.batch_size, step, seed=config.seed)]
         lr = lr_at(step, total=total, lr=config.lr, warmup=config.warmup, schedule=config.schedule)
         done = train_step(
-            split_by_budget(picked, config.token_budget),
+            micro_batches(picked, config.token_budget),
             count=learner.count,
             loss=learner.loss,
             parameters=trainable(room.model).values(),
@@ -126,7 +127,7 @@ def run(config: RewardConfig, out: Path = Path("runs"), *, progress: Progress | 
         )
         told = {"loss/train": done.loss, **done.metrics, "lr": lr, "grad_norm": done.grad_norm}
         if best.due(step, total):
-            told |= measure(split_by_budget(held_out_groups.groups, config.token_budget), count=watched.count, loss=watched.loss)
+            told |= measure(micro_batches(held_out_groups.groups, config.token_budget), count=watched.count, loss=watched.loss)
             best.see(told["loss/held_out"], step)
         loop.log(step, told)
         if best.gains_no_more:
@@ -303,8 +304,12 @@ def _save(
     # Merged and whole, so that the head and every weight travel together; then read back, in place of what was saved, and compared.
     before = score_groups(room, probes, 1 << 20)
     if hasattr(policy, "peft_config"):  # the same once more in small: PPO can put it on a base that it has in memory already
-        save_adapter(policy, folder / ON_BASE, base=name_in(room.base, room.project))
-        save_head(scalar_head(room.model), folder / ON_BASE)
+
+        def save_on_base() -> None:
+            save_adapter(policy, folder / ON_BASE, base=name_in(room.base, room.project))
+            save_head(scalar_head(room.model), folder / ON_BASE)
+
+        world.from_main(save_on_base)
     merge_in_place(policy)  # the backbone is shared with the reward model
     whole = unwrap(room.model)
     save_reward_model(whole, room.renderer, folder / "model", mean=mean, deviation=deviation, members=members)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from preftune.data.batches import Encoded, Group, batch_indices, encode, split_by_budget
+from preftune.data.batches import Encoded, Group, batch_indices, encode
 from preftune.data.snapshot_files import Example
 from preftune.manifest import content_seed
 from preftune.models.adapter import trainable
@@ -34,7 +34,7 @@ from preftune.training.held_out import Best, measure
 from preftune.training.loop import Loop
 from preftune.training.optim import adamw, lr_at
 from preftune.training.plan import Plan, make_plan, steps_of
-from preftune.training.step import Loss, train_step
+from preftune.training.step import Loss, micro_batches, train_step
 
 
 class SFTConfig(OfflineConfig):
@@ -55,7 +55,7 @@ def run(config: SFTConfig, out: Path = Path("runs"), *, progress: Progress | Non
         room = replace(room, apart=False)
     examples = _examples(room)
     encoded = _encode(room, examples)
-    held_out = split_by_budget(_held_out(room, config).groups, config.token_budget)
+    held_out = micro_batches(_held_out(room, config).groups, config.token_budget)
     optimiser = adamw(room.model, weight_decay=config.weight_decay)
     total = _steps(config, encoded)
     room, planned = settle(config, room, lambda room: _planned(config, room, encoded), progress)
@@ -73,7 +73,7 @@ def run(config: SFTConfig, out: Path = Path("runs"), *, progress: Progress | Non
         chosen = [encoded.groups[i] for i in batch_indices(len(encoded.groups), config.batch_size, step, seed=config.seed)]
         lr = lr_at(step, total=total, lr=config.lr, warmup=config.warmup, schedule=config.schedule)
         done = train_step(
-            split_by_budget(chosen, config.token_budget),
+            micro_batches(chosen, config.token_budget),
             count=_learned_tokens,
             loss=partial(loss, step=step),
             parameters=trainable(room.model).values(),

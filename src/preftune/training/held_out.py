@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from preftune.losses.reduce import weighted_sum
-from preftune.models.adapter import trainable
-from preftune.models.checkpoint import save_whole
+from preftune.models.checkpoint import load_training, save_training
+from preftune.parallel import world
 from preftune.training.step import Loss
 
 T = TypeVar("T")
@@ -28,11 +28,15 @@ def measure(parts: Sequence[T], *, count: Callable[[T], float], loss: Callable[[
     """
     total = sum(map(count, parts))
     loss_sum, sums = 0.0, dict.fromkeys(NAMES, (0.0, 0.0))
-    for part in parts:
+
+    def told(part: T) -> tuple[float, dict[str, tuple[float, float]]]:
         result = loss(part)
-        loss_sum += float(weighted_sum(result.values, result.weights)) / total
-        for name in NAMES.keys() & result.metrics.keys():
-            value, weight = result.metrics[name]
+        return float(weighted_sum(result.values, result.weights)), result.metrics
+
+    for summed, metrics in world.spread(parts, told):
+        loss_sum += summed / total
+        for name in NAMES.keys() & metrics.keys():
+            value, weight = metrics[name]
             sums[name] = (sums[name][0] + value, sums[name][1] + weight)
     return {"loss/held_out": loss_sum, **{NAMES[name]: value / weight for name, (value, weight) in sums.items() if weight}}
 
@@ -57,7 +61,7 @@ class Best:
         """Take note of the loss after optimiser step `step` (from 0), and keep the weights where it is the lowest."""
         if self._seen["loss"] is None or loss < self._seen["loss"]:
             self._seen.update(loss=loss, step=step + 1, without_gain=0)
-            save_whole({name: p.detach() for name, p in trainable(self.model).items()}, self._path)
+            save_training(self._path, models={"best": self.model}, optimisers={}, step=step + 1, state={})
         else:
             self._seen["without_gain"] += 1
 
@@ -70,8 +74,5 @@ class Best:
         """Put the best weights back, and return which they are for the manifest; without a measurement nothing happens."""
         if self._seen["loss"] is None:
             return {}
-        saved = torch.load(self._path, map_location="cpu", weights_only=True)
-        with torch.no_grad():
-            for name, parameter in trainable(self.model).items():
-                parameter.copy_(saved[name])
+        load_training(self._path, models={"best": self.model}, optimisers={})
         return {"best": {"step": self._seen["step"], "held_out_loss": self._seen["loss"]}}

@@ -21,8 +21,9 @@ from torch.optim import Optimizer
 from preftune.errors import Stopped
 from preftune.manifest import Work, disk_errors
 from preftune.models.adapter import trainable
-from preftune.models.checkpoint import load_training, save_training
+from preftune.models.checkpoint import load_training, remove_checkpoints, save_training
 from preftune.models.load import give_back_freed_memory
+from preftune.parallel import world
 from preftune.progress import Progress, Task
 
 CHECKPOINT = "checkpoint.pt"
@@ -57,7 +58,7 @@ class Loop:
             self.start, self.state = restored
         self.done = self.start  # steps, the one under way among them
         self._kept_seconds = float(self.state["seconds"])
-        self._trim_metrics()
+        world.from_main(self._trim_metrics)
         if not restored:
             self.save(0)
 
@@ -77,14 +78,16 @@ class Loop:
             for step in range(self.start, self.total):
                 self.done = step + 1
                 yield step
-                if asked:
+                due = time.monotonic() - saved > max(SAVE_EVERY_SECONDS, SAVE_SHARE * self._save_seconds) and step + 1 < self.total
+                stop, due = world.any_of(bool(asked), due)  # a signal may reach one process a step before another
+                if stop:
                     self.save(step + 1)
                     raise Stopped(
-                        f"stopped by {asked[0]} after step {step + 1} of {self.total}, and saved",
+                        f"stopped by {asked[0] if asked else 'a signal'} after step {step + 1} of {self.total}, and saved",
                         self.name,
                         "The same command again goes on from there.",
                     )
-                if time.monotonic() - saved > max(SAVE_EVERY_SECONDS, SAVE_SHARE * self._save_seconds) and step + 1 < self.total:
+                if due:
                     self.save(step + 1)
                     saved = time.monotonic()
         self.save(self.total)
@@ -92,8 +95,9 @@ class Loop:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one line to metrics.jsonl and move the progress bar; `step` counts from 0."""
         row = {"step": step + 1, "seconds": round(self.seconds, 2), **{k: round(float(v), 6) for k, v in metrics.items()}}
-        with disk_errors(self.work.path), (self.work.path / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        if world.is_main():
+            with disk_errors(self.work.path), (self.work.path / METRICS).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
         self._bar.advance(1, **{k.removesuffix("/train"): float(v) for k, v in list(metrics.items())[:3]})
 
     def save(self, step: int) -> None:
@@ -105,7 +109,7 @@ class Loop:
 
     def close(self) -> None:
         """Remove the checkpoint: the run's result stands beside it."""
-        self._path.unlink(missing_ok=True)
+        remove_checkpoints(self._path)
 
     def _trim_metrics(self) -> None:
         # Steps after the checkpoint will be done, and logged, again.

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from preftune.models.load import device_of, give_back_freed_memory
+from preftune.parallel import world
+from preftune.parallel.shard import local
 from preftune.training.loop import peak_memory_gib, reset_peak_memory
 
 LIBRARIES_GIB = 0.44  # Python, torch and transformers on Linux (docs/benchmarks.md)
@@ -46,9 +48,10 @@ def settled_seconds(work: Callable[[], object], device: torch.device) -> float:
         work()
         _wait(device)
         seconds = time.perf_counter() - began
-        if seconds > NO_FASTER * best:
-            return min(seconds, best)
-        best = seconds
+        (enough,) = world.any_of(seconds > NO_FASTER * best)  # processes that share a model's weights run equally often
+        best = min(seconds, best)
+        if enough:
+            return best
     return best
 
 
@@ -107,7 +110,7 @@ def update_seconds(trained_parameters: int, device: torch.device) -> float:
 
 def kept_for_backward(compute: Callable[[], Tensor], model: nn.Module) -> int:
     """Return the bytes that a forward pass keeps for its backward pass, beside the weights; each tensor's memory is counted once."""
-    weights = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
+    weights = {local(p).untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
     kept: dict[int, torch.UntypedStorage] = {}  # held while the rest is computed, so that no address is used twice
 
     def note(tensor: Tensor) -> None:
@@ -131,7 +134,8 @@ def memory_limit(device: torch.device) -> int | None:
         limits.append(int(rows["MemAvailable"].split()[0]) * 1024 + resident_memory())
     if CGROUP_LIMIT.exists() and (text := CGROUP_LIMIT.read_text().strip()).isdigit():
         limits.append(int(text))
-    return min(limits, default=None)
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of this run on this machine, which share its memory
+    return min(limits) // beside if limits else None
 
 
 def held_memory(model: nn.Module) -> int:
@@ -143,7 +147,7 @@ def held_memory(model: nn.Module) -> int:
     device = device_of(model)
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
-    return resident_memory() or round(LIBRARIES_GIB * 2**30) + sum(p.numel() * p.element_size() for p in model.parameters())
+    return resident_memory() or round(LIBRARIES_GIB * 2**30) + sum(local(p).numel() * p.element_size() for p in model.parameters())
 
 
 def resident_memory() -> int:

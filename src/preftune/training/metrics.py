@@ -33,6 +33,7 @@ METRICS = {
     "length/finished": "RL: share of the samples that ended by themselves. Should stay near 1.",
     "text/repetition": "RL: share of an answer's runs of four tokens that came before in it. A rise is collapse.",
     "text/distinct": "RL: share of the step's samples that differ from all others. Falling: one answer to everything.",
+    "reward/train": "DPO with loss=bco: mean implicit reward of the step's answers; later steps compare with the mean of all before.",
     "reward/score": "RL: mean score of the samples, in standard deviations of the start's own scores. Should rise.",
     "reward/score_sd": "RL: spread of the scores of one step's samples. Near 0: the samples have become alike (collapse).",
     "reward/part/NAME": "RL with several rewards: mean of the one called NAME, before its weight. One that rises alone is being gamed.",

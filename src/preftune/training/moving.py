@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from preftune.models.adapter import trainable
+from preftune.parallel.shard import fill, local, spread_like
 
 WEIGHTS, UPDATES = "reference_weights", "reference_updates"
 
@@ -22,9 +23,9 @@ class MovingReference:
     """
 
     def __init__(self, model: nn.Module, state: dict[str, Any]) -> None:
-        self._policy, self._state = trainable(model), state
+        self._model, self._policy, self._state = model, trainable(model), state
         kept = state.get(WEIGHTS) or self._policy
-        state[WEIGHTS] = {name: kept[name].detach().to(p.device, copy=True) for name, p in self._policy.items()}
+        state[WEIGHTS] = {name: spread_like(p, kept[name].detach().to(p.device, copy=True)) for name, p in self._policy.items()}
         state.setdefault(UPDATES, 0)
 
     @property
@@ -46,10 +47,16 @@ class MovingReference:
     def follow(self, mix: float) -> None:
         """Move towards the policy: all the way at mix 1."""
         for name, parameter in self._policy.items():
-            self._state[WEIGHTS][name].lerp_(parameter.detach(), mix)
+            local(self._state[WEIGHTS][name]).lerp_(local(parameter.detach()), mix)
         self._state[UPDATES] += 1
 
+    @torch.no_grad()
     def _swap(self) -> None:
         weights = self._state[WEIGHTS]
-        for name, parameter in self._policy.items():
-            parameter.data, weights[name] = weights[name], parameter.data
+        for name, parameter in trainable(self._model).items():
+            if local(parameter) is parameter:
+                parameter.data, weights[name] = weights[name], parameter.data
+            else:  # what is sharded is gathered from the memory that it lies in
+                policy = local(parameter).clone()
+                fill(parameter, weights[name])
+                local(weights[name]).copy_(policy)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from preftune.models.adapter import trainable
+from preftune.parallel.shard import by_kind, settle
 
 Schedule = Literal["constant", "linear", "cosine"]
 
@@ -21,9 +22,15 @@ def adamw(model: nn.Module, *, eps: float = 1e-8, weight_decay: float = 0.0) -> 
     """
     parameters = list(trainable(model).values())
     matrices, vectors = [p for p in parameters if p.dim() > 1], [p for p in parameters if p.dim() <= 1]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": alike, "weight_decay": decay}
+        for several, decay in ((matrices, weight_decay), (vectors, 0.0))
+        for alike in by_kind(several)  # one fused step takes either sharded weights or whole ones
+    ]
     # Fused: weights, gradients and moments are each read once; the plain loop goes over them a dozen times.
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, eps=eps, fused=True)
+    optimiser = torch.optim.AdamW(groups, lr=0.0, eps=eps, fused=True)
+    optimiser.register_step_post_hook(lambda *_: settle(model))  # what was gathered whole is out of date now
+    return optimiser
 
 
 def lr_at(step: int, *, total: int, lr: float, warmup: float, schedule: Schedule = "linear") -> float:

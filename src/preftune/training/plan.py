@@ -12,6 +12,8 @@ from preftune.data.batches import Area, Encoded, Group, area_of, batch_indices, 
 from preftune.models.lean import takes_spans
 from preftune.models.load import CHUNK_TOKENS, device_of, freed_memory_is_kept, unwrap
 from preftune.models.recompute import one_layer_kept
+from preftune.parallel import world
+from preftune.parallel.shard import local
 from preftune.progress import duration
 from preftune.training.measure import forward_seconds, held_memory, kept_for_backward, memory_limit, training_cost, update_seconds
 
@@ -119,16 +121,17 @@ def make_plan(
         return sizes.flops(area_of(part, **made), _learned(part))
 
     tried = _tried(parts, areas)
-    memory = _Memory.of(model, compute, trained, sizes, resident_models, rows_a_group=1 if tree else 2)
+    held = learners * sum(local(p).numel() for p in model.parameters() if p.requires_grad)  # in this process
+    memory = _Memory.of(model, compute, held, sizes, resident_models, rows_a_group=1 if tree else 2)
     cost = training_cost(lambda: compute(tried), model, device)
-    grown, shapes = cost.grown - 4 * trained // learners, len(set(areas)) if freed_memory_is_kept(device) else 1
+    grown, shapes = cost.grown - 4 * held // learners, len(set(areas)) if freed_memory_is_kept(device) else 1
     memory = memory.fitted(grown, area_of(tried, **made), learned=_learned(tried), shapes=shapes)
     largest = max(areas, key=memory.peak)
     peak, limit = memory.peak(largest), memory_limit(device)
     train = cost.seconds / work(tried)
     score = forward_seconds(lambda: compute(tried), device) / work(tried) if before or forward_passes else 0.0
     per_step = learners * passes * train + forward_passes * score
-    seconds = sum(map(work, parts)) * per_step + len(batches) * passes * update_seconds(trained, device)
+    seconds = sum(map(work, parts)) / world.size() * per_step + len(batches) * passes * update_seconds(held, device)
     groups = encoded.groups
     repeated = 0 if tree else sum(len(g.prompt) * (len(g.completions) - 1) for part in parts for g in part)
     begun_once = sum(area.begun * (len(area.lengths) - 1) for area in areas)
@@ -143,7 +146,7 @@ def make_plan(
         trained,
         peak / GIB,
         limit / GIB if limit is not None else None,
-        sum(work([group]) for group in before) * score,
+        sum(work([group]) for group in before) / world.size() * score,
         seconds,
         tuple(_advice(memory, largest, limit, token_budget)) if limit is not None and peak * SPARE > limit else (),
     )
@@ -218,7 +221,7 @@ class _Memory:
             areas.append(Area((length,) if rows_a_group == 1 else (length - length // 4,) * 2))
         (n, m), (a, b) = (area.tokens for area in areas), (area.squares for area in areas)
         square = max(0.0, (kept[1] / m - kept[0] / n) / (b / m - a / n))
-        weights = sum(p.numel() * p.element_size() for p in model.parameters())
+        weights = sum(local(p).numel() * p.element_size() for p in model.parameters())
         largest = max((p.numel() for p in model.parameters() if p.requires_grad), default=0)
         a_logit = 3 * 4 * sizes.vocabulary if sizes.head else 0  # logits and what is made of them
         # Adam keeps two moments a weight, backward a gradient; a step works on one more of the largest tensor, twice.

@@ -18,8 +18,9 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -31,6 +32,8 @@ from preftune.losses.reduce import to_sequences
 from preftune.manifest import disk_errors
 from preftune.models.adapter import adapter_off
 from preftune.models.load import batch_logprobs, device_of, unwrap
+from preftune.parallel import world
+from preftune.parallel.shard import settle, whole
 from preftune.progress import Progress
 
 CACHE = "cache/reference.db"
@@ -65,34 +68,37 @@ def reference_logprobs(
     device = device_of(model)
     alone = device.type == "cpu"
     frozen = adapter_off(model) if hasattr(model, "peft_config") else nullcontext()
-    with progress.stage("reference log-probs", len(groups), "groups") as task, _opened(project / CACHE, progress) as cache, frozen:
+    kept = _opened(project / CACHE, progress) if world.is_main() else nullcontext()  # one process has the cache, and all hear what is in it
+    with progress.stage("reference log-probs", len(groups), "groups") as task, kept as cache, frozen:
         space = f"{LAYOUT} {weights_hash(model)} {unwrap(model).dtype} {device.type} {tree}"
         keys = {group.index: _key(space, group) for group in groups}
-        rows, broken = _read(cache, groups, keys)
+        rows, broken = world.from_main(lambda: _read(cast(sqlite3.Connection, cache), groups, keys))
         if broken:
             progress.note(f"{broken} of {len(groups)} entries of {project / CACHE} were broken and are computed anew.")
         if rows:
             task.advance(len(rows))
-        missing = [group for group in groups if group.index not in rows]
-        for part in split_by_budget(missing, 1 if alone else token_budget):
-            found = _computed(model, part, pad_id=pad_id, tree=tree)
-            _write(cache, [(keys[index], row) for index, row in found.items()], project / CACHE)
-            rows.update(found)
-            task.advance(len(part))
+        parts = split_by_budget([group for group in groups if group.index not in rows], 1 if alone else token_budget)
+        for start in range(0, len(parts), world.size()):  # a part for each process at once
+            for found in world.spread(parts[start : start + world.size()], partial(_computed, model, pad_id=pad_id, tree=tree)):
+                if cache is not None:
+                    _write(cache, [(keys[index], row) for index, row in found.items()], project / CACHE)
+                rows.update(found)
+                task.advance(len(found))
     return Reference({g.index: tuple(rows[g.index].split([len(c) for c in g.completions])) for g in groups})
 
 
 def weights_hash(model: nn.Module) -> str:
     """Return the sha256 of what the model computes without its adapter: each weight (name, type, bytes) and the config."""
-    whole = unwrap(model)
-    config = {key: value for key, value in whole.config.to_dict().items() if key not in NOT_THE_FUNCTION}
+    settle(model)
+    plain_model = unwrap(model)
+    config = {key: value for key, value in plain_model.config.to_dict().items() if key not in NOT_THE_FUNCTION}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    named: dict[str, Tensor] = {**dict(whole.named_parameters()), **dict(whole.named_buffers())}
+    named: dict[str, Tensor] = {**dict(plain_model.named_parameters()), **dict(plain_model.named_buffers())}
     for name, tensor in sorted(named.items()):
         if "lora_" in name or "modules_to_save" in name:
             continue  # what training adds; switched off, it has no part in the reference
         plain = name.replace("base_layer.", "").replace("original_module.", "")
-        value = tensor.detach().cpu().contiguous()
+        value = whole(tensor.detach()).cpu().contiguous()
         digest.update(f"{plain} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from preftune.data.batches import Group
 from preftune.errors import ConfigError, PreftuneError
 from preftune.manifest import hash_folder
 from preftune.models.load import find, name_in
+from preftune.parallel import world
 from preftune.progress import Progress
 from preftune.rollout.rewards.asking import Ask, Given, Reward
 from preftune.rollout.rewards.source import RewardSource, insist_on_names
@@ -71,7 +73,9 @@ class Rewards:
         parts: dict[str, Tensor] = {}
         counts: dict[str, float] = {"reward/empty": sum(not ask.text.strip() for ask in asks) / count}
         for source, reward in zip(self.sources, self.opened, strict=True):
-            given = self._checked(source, reward.score(asks, groups), asks)
+            # A model's scores are computed by all processes together; a function runs, and a judge is paid, once.
+            given = reward.score(asks, groups) if source.kind == "model" else world.from_main(partial(reward.score, asks, groups))
+            given = self._checked(source, given, asks)
             for name, number in given.counts.items():
                 counts[name] = counts.get(name, 0.0) + number
             parts[source.label] = given.scores
