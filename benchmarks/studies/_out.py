@@ -47,6 +47,11 @@ def told(values: Sequence[float], digits: int = 3) -> str:
     return f"{mean:.{digits}f} ± {half:.{digits}f}"
 
 
+def rounded(value: Any) -> Any:
+    """Return a number to five digits, all else as it is."""
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
 def markdown(rows: Sequence[dict[str, str]]) -> str:
     """Return rows of the same columns as a table."""
     heads = list(rows[0])
@@ -66,7 +71,8 @@ def write(
 ) -> None:
     """Write NAME.json (every run, and the summary), NAME.md (the tables as shown) and NAME.svg; print the summary."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / f"{name}.json").write_text(json.dumps({"summary": summary, "rows": list(rows)}, indent=1) + "\n", encoding="utf-8")
+    lines = ",\n".join(json.dumps({key: rounded(value) for key, value in row.items()}) for row in rows)
+    (out / f"{name}.json").write_text(f'{{"summary": {json.dumps(summary)},\n"rows": [\n{lines}\n]}}\n', encoding="utf-8")
     (out / f"{name}.md").write_text("\n\n".join(map(markdown, [shown, *more])) + "\n", encoding="utf-8")
     if figure is not None:
         figure.savefig(out / f"{name}.svg", metadata={"Date": None}, bbox_inches="tight")

@@ -34,7 +34,8 @@ COMBINE: dict[str, Callable[[Tensor], Tensor]] = {  # [S, members] → [S]
     "ensemble, mean − sd": lambda scores: pessimistic(scores, 1.0),
 }
 FAR = 40.0  # nats; a run that has gone as far is ended
-KLS = {"best-of-n": (0, 0.5, 1, 2, 3, 4, 6, 8), "ppo": (0, 0.5, 1, 2, 4, 8, 16, 32)}
+KLS = {"best-of-n": (0, 0.5, 1, 2, 3, 4, 5, 7), "ppo": (0, 0.5, 1, 2, 4, 8, 16, 32)}
+SHOWN = (0.5, 1, 2, 4, 7, 8, 16)
 FORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"best-of-n": lambda d: d, "ppo": np.log}
 Row = dict[str, Any]
 
@@ -159,24 +160,20 @@ def tables(rows: list[Row], seeds: int) -> tuple[list[list[dict[str, str]]], dic
     curves, gains, summary = [], [], {}
     for by, form in FORMS.items():
         runs = {name: [of(rows, by=by, reward=name, seed=seed) for seed in range(seeds)] for name in names_of(rows)}
-        reached = {name: [kl for kl in KLS[by] if kl <= reach(of(rows, by=by, reward=name))] for name in runs}
+        kls = [kl for kl in KLS[by] if kl <= reach(of(rows, by=by))]
         for name, its in runs.items():
             alpha, beta, explained = zip(*[law(run, form) for run in its], strict=True)
-            peaks, most, falls = fall(its, reached[name])
-            end = reached[name][-1]
+            peaks, most, falls = fall(its, kls)
             cells = {"accuracy": told([float(np.mean([r["accuracy"] for r in run])) for run in its], 2)}
             cells |= {"α": told(alpha, 2), "β": told(beta, 2), "R²": f"{np.median(explained):.2f}"}
-            cells |= {
-                "peak at KL": f"{np.median(peaks):g}",
-                "gold there": told(most, 2),
-                "fall from there": f"{told(falls, 2)} at KL {end:g}",
-            }
-            curves.append({"by": by, "reward": name} | cells | {"proxy at the end": told([at(run, end, "proxy") for run in its], 2)})
-            summary[f"{by}, {name}"] = {"fall": spread(falls), "to": end}
+            cells |= {"peak at KL": f"{np.median(peaks):g}", "gold there": told(most, 2)}
+            cells |= {"fall from there": f"{told(falls, 2)} at KL {kls[-1]:g}"}
+            cells |= {"proxy at the end": told([at(run, kls[-1], "proxy") for run in its], 2)}
+            curves.append({"by": by, "reward": name} | cells)
+            summary[f"{by}, {name}"] = {"fall": spread(falls), "to": kls[-1]}
         for name in COMBINE:
-            shared = [kl for kl in reached[name] if kl in reached[SMALL]]
-            more = {kl: [at(a, kl) - at(b, kl) for a, b in zip(runs[name], runs[SMALL], strict=True)] for kl in shared}
-            gains.append({"by": by, "reward": name} | {f"KL {kl:g}": told(more[kl], 2) if kl in more else "–" for kl in KLS["ppo"][1:]})
+            more = {kl: [at(a, kl) - at(b, kl) for a, b in zip(runs[name], runs[SMALL], strict=True)] for kl in kls[1:]}
+            gains.append({"by": by, "reward": name} | {f"KL {kl:g}": told(more[kl], 2) if kl in more else "–" for kl in SHOWN})
             summary[f"{by}, {name}"]["gain"] = {kl: spread(values) for kl, values in more.items()}
     return [curves, gains], summary
 
@@ -211,7 +208,7 @@ def main() -> None:
     """Run all seeds, fit, write."""
     options = arguments(__doc__.splitlines()[0])
     torch.set_num_threads(1)
-    size = Size(8, 300, 1000, 150, 70_000, 160, 384)
+    size = Size(8, 300, 1000, 150, 60_000, 160, 384)
     if options.quick:
         size = Size(2, 20, 100, 10, 512, 24, 64)
     rows = [row for seed in range(size.seeds) for row in rows_of(seed, size)]

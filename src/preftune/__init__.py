@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from preftune.records import Candidate, Demonstration, Judgement, KWise, Message, Pair, Prompt
     from preftune.release.export import release as release_run
     from preftune.release.provenance import judgements_behind
+    from preftune.release.report import report
     from preftune.rollout.collect import sample_candidates
     from preftune.rollout.pick import pick
     from preftune.rollout.reward_probes import probe_reward
@@ -96,6 +97,7 @@ _PUBLIC = {
     "evaluate_model": ("evaluate.run", "evaluate"),
     "release_run": ("release.export", "release"),
     "judgements_behind": ("release.provenance", "judgements_behind"),
+    "report": ("release.report", "report"),
     "run_demo": ("demo", "demo"),
     "describe_config": ("config", "describe"),
     "Filters": ("data.filters", "Filters"),
@@ -171,6 +173,7 @@ __all__ = [
     "probe_reward",
     "read_manifest",
     "release_run",
+    "report",
     "run_demo",
     "sample_candidates",
     "scale",

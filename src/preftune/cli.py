@@ -32,6 +32,7 @@ from preftune._cli_mine import mine
 from preftune._cli_output import Json, print_json, print_result, run_app
 from preftune._cli_pick import pick
 from preftune._cli_probe import probe
+from preftune._cli_report import report
 from preftune._cli_retention import RetentionOption, chosen_tasks, tell_retention
 from preftune._cli_sample import sample
 from preftune._cli_serve import serve
@@ -225,23 +226,7 @@ app.command()(tune)
 app.command()(scale)
 
 
-@app.command()
-def report(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The folder that the demo has left.")] = Path(),
-    out: Annotated[Path | None, typer.Option(help="The file to write; by default report.html in DIR.")] = None,
-) -> None:
-    """Write the report of a demo folder anew.
-
-    One HTML file without network or script: what happened, the curves, answers before and after, what was kept, and where
-    each number comes from.
-
-    Example: preftune report demo
-    """
-    from preftune.evaluate.report import story_of, write_report
-
-    started = time.time()
-    path = write_report(story_of(directory), out or directory / "report.html")
-    print_result(path, started, f"open {path} in a browser", as_json=False)
+app.command()(report)
 
 
 @app.command()

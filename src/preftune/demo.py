@@ -22,10 +22,8 @@ from preftune.data.importing import import_preferences
 from preftune.data.snapshot import load_snapshot, snapshot
 from preftune.data.store import Store
 from preftune.errors import ModelError
-from preftune.evaluate.report import write_report
 from preftune.evaluate.run import evaluate, read_evaluation
 from preftune.evaluate.statistics import wilson
-from preftune.evaluate.story import story_of
 from preftune.manifest import disk_errors, read_manifest, replace_folder, write_json
 from preftune.models.checkpoint import save_model
 from preftune.models.load import find_device, load_causal_lm, load_renderer
@@ -33,6 +31,7 @@ from preftune.progress import Progress, Silent, duration
 from preftune.records import content_id
 from preftune.release.export import release
 from preftune.release.gate import judge
+from preftune.release.report import report
 from preftune.stages import ppo, preference, preference_config, reward, sft
 from preftune.training.measure import gemm_flops
 
@@ -134,7 +133,7 @@ def demo(
         measure("dpo_base", runs["dpo_base"], retention=False)  # to be seen beside the other; it is no candidate for release
     refusals = _release_best(directory, folders, clock, recipe, progress)
     write_json(directory / "summary.json", _summary(directory, folders, recipe, seed, clock, refusals))
-    return write_report(story_of(directory), directory / "report.html")
+    return report(directory)
 
 
 def packaged_model() -> Path:

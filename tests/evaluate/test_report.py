@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from dataclasses import replace
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 
 from preftune.errors import DataError, PreftuneError
-from preftune.evaluate import comparison, findings, tables
+from preftune.evaluate import comparison, findings, reward_panels
 from preftune.evaluate.report import RunView, Story, story_of, write_report
 from preftune.evaluate.sources import Sources
 
@@ -151,7 +153,8 @@ def check_structure(page: Page) -> None:
     ids = page.values("id")
     assert len(ids) == len(set(ids))
     assert page.values("src") == []
-    assert {tag for tag, _ in page.elements} & {"script", "link", "iframe", "img", "object", "base", "form"} == set()
+    assert {tag for tag, _ in page.elements} & {"link", "iframe", "img", "object", "base", "form"} == set()
+    assert page.all("script") == [{}]  # our own, whose hash the policy names
     assert all(link.startswith("#") and link[1:] in ids for link in page.values("href"))
     assert page.headings[0] == 1
     assert page.headings.count(1) == 1
@@ -163,7 +166,10 @@ def test_it_stands_alone_and_its_links_and_headings_are_sound(page):
     check_structure(page)
     policy = next(meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
     assert "default-src 'none'" in policy
-    assert "script-src" not in policy
+    script = page.html.partition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}';" in policy
+    assert "unsafe-inline" not in policy.partition("script-src")[2].partition(";")[0]
 
 
 def test_tables_have_captions_and_scopes_and_drawings_are_described(page):
@@ -388,13 +394,13 @@ def test_what_the_reward_model_pays_for_is_told():
 
 def test_the_reward_model_is_read_beside_length():
     story = whole_story()
-    view = tables.reward_view(story, Sources(story))
+    view = reward_panels.reward_view(story, Sources(story))
     assert view is not None
     assert "95.0 % (95 % CI 83.5–98.6, n = 40)" in plain(view.accuracy)  # Wilson, 38 of 40
     assert "knows more than length" in view.reading
     assert "would be right in 50.0 %" in view.reading.replace("\u00a0", " ")
     biased = replace(story, summary=story.summary | {"reward_model": {"accuracy": estimate(0.9), "longer_wins": 0.95}})
-    view = tables.reward_view(biased, Sources(biased))
+    view = reward_panels.reward_view(biased, Sources(biased))
     assert view is not None
     assert "it is not shown that the reward model knows more than length" in view.reading
     assert "Length alone tells chosen from rejected" in warned(biased)

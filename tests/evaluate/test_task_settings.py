@@ -39,6 +39,8 @@ def test_a_task_is_read_from_the_project_file(tmp_path: Path) -> None:
         ("choices=a.jsonl,metric=f1", "choices are scored by acc or acc_norm"),
         ("functions=a.jsonl,k=10", "pass@10 needs 10 samples, and there are 1"),
         ("functions=a.jsonl,samples=5", "samples at temperature 0 are all alike"),
+        ("choices=a.jsonl,chat=true", "chat is no key of a task of kind choices; it has file, gated, kind, limit, margin, metric, name"),
+        ("facts=2000,gated=false", "gated is no key of a task of kind facts"),
         ("choices=facts.jsonl", 'the name "facts" is that of a built-in task; set name'),
     ],
 )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from preftune.code.style import CONVENTIONS
 from preftune.evaluate.diffs import marked, word_diff
-from preftune.evaluate.story import LABELS, Story, number
+from preftune.evaluate.story import RL, Story, number
 from preftune.evaluate.wording import plain
 
 SHOWN = 12
@@ -63,6 +65,23 @@ def cards(story: Story) -> tuple[list[Card], list[Card]]:
     return shown, [_card(story, name, "") for name in both if name not in picked]
 
 
+def compared_cards(story: Story) -> list[Card]:
+    """Return prompts of a comparison with the answers of the two it is about first: wins, losses and ties in turn, by id."""
+    by_verdict: dict[str, list[Card]] = {"A is preferred": [], "B is preferred": [], "a tie": []}
+    for row in sorted(story.compared, key=lambda row: str(row.get("id"))):
+        verdict: dict[str, Any] = next(iter(row.get("verdicts") or []), {})
+        said, texts = number(verdict.get("verdict")), row.get("answers") or {}
+        a, b = str(verdict.get("a")), str(verdict.get("b"))
+        if said is None or a not in texts or b not in texts:
+            continue
+        why = "A is preferred" if said > 0.5 else "B is preferred" if said < 0.5 else "a tie"
+        diff = word_diff(str(texts[a]), str(texts[b]))
+        first = Side(f"A: {Path(a).name}", diff.before, "", (), ())
+        second = Side(f"B: {Path(b).name}", diff.after, "", (), ())
+        by_verdict[why].append(Card(str(row.get("id")), "", why, str(row.get("prompt", "")), diff.note, first, second, ()))
+    return [card for turn in zip_longest(*by_verdict.values()) for card in turn if card][:SHOWN]
+
+
 def _by_id(evaluation: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {str(answer.get("id")): answer for answer in evaluation.get("answers", [])}
 
@@ -104,9 +123,9 @@ def _card(story: Story, name: str, why: str) -> Card:
     headline = story.headline or ""
     answers = {method: _by_id(evaluation).get(name) for method, evaluation in story.evaluations.items()}
     before, after = answers["before"] or {}, answers[headline] or {}
-    diff = word_diff(_text(before), _text(after))
+    diff = word_diff(text_of(before), text_of(after))
     others = tuple(
-        _side(LABELS[method], answer, marked(_text(answer), [], "ins"))
+        side(story.labels[method], answer, marked(text_of(answer), [], "ins"))
         for method in story.methods
         if why and method != headline and (answer := answers.get(method))
     )
@@ -116,17 +135,19 @@ def _card(story: Story, name: str, why: str) -> Card:
         why=why,
         prompt=str(before.get("prompt", "")),
         note=diff.note,
-        before=_side(f"Before: {LABELS['before'].lower()}", before, diff.before),
-        after=_side(f"After: {LABELS[headline]}", after, diff.after),
+        before=side(f"Before: {story.labels['before'].lower()}", before, diff.before),
+        after=side(f"After: {story.labels[headline]}", after, diff.after),
         others=others,
     )
 
 
-def _text(answer: dict[str, Any]) -> str:
+def text_of(answer: dict[str, Any]) -> str:
+    """Return the text of an answer."""
     return str(answer.get("answer", ""))
 
 
-def _side(label: str, answer: dict[str, Any], text: Markup) -> Side:
+def side(label: str, answer: dict[str, Any], text: Markup) -> Side:
+    """Return one answer of an evaluation, ready to show."""
     verdicts = answer.get("verdicts") or {}
     names = [*(name for name in CONVENTIONS if name in verdicts), *(name for name in verdicts if name not in CONVENTIONS)]
     ticks = tuple(Tick(*TICKS[verdicts[name]][:2], name, TICKS[verdicts[name]][2]) for name in names if verdicts[name] in (True, False))
@@ -148,9 +169,13 @@ def _facts(answer: dict[str, Any]) -> str:
     return " · ".join(parts)
 
 
-def training_samples(story: Story) -> list[Side]:
-    """Return what PPO wrote at its first, middle and last step, of each step the completion that scored best."""
-    rows = story.runs["ppo"].samples if "ppo" in story.runs else []
+def training_samples(story: Story) -> dict[str, list[Side]]:
+    """Return what each RL run wrote at its first, middle and last step, of each step the completion that scored best; by its label."""
+    found = {story.run_labels[name]: _of_steps(story.runs[name].samples) for name in story.ordered_runs if story.kind(name) in RL}
+    return {label: sides for label, sides in found.items() if sides}
+
+
+def _of_steps(rows: list[dict[str, Any]]) -> list[Side]:
     best: dict[float, dict[str, Any]] = {}
     for row in rows:
         step, score = number(row.get("step")), number(row.get("score"))

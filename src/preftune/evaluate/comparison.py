@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations, product
 from typing import Literal
 
 from markupsafe import Markup
 
 from preftune.evaluate.sources import Sources
 from preftune.evaluate.statistics import paired_difference
-from preftune.evaluate.story import LABELS, RUN_LABELS, Measured, Story, measured, number, verdict_of
+from preftune.evaluate.story import LABELS, RL, Measured, Story, measured, number, verdict_of
 from preftune.evaluate.wording import NONE, duration, full, gib, interval, listed, plain
 
 Said = Literal["more", "less", "cannot tell"]
+MOST_PAIRS = 6  # of two methods that are compared in sentences
 MUCH = 1.2  # times and memories nearer than this are called alike
 PAIRS = (("ppo", "dpo"), ("ppo", "dpo_base"), ("dpo_base", "dpo"), ("dpo", "sft"))
 
@@ -30,13 +32,14 @@ class Row:
     kl: Markup
     passes: Markup
     seconds: Markup
+    sort_seconds: str
     memory: Markup
     retention: str
 
 
 def rows(story: Story, sources: Sources) -> list[Row]:
     """Return the base model's row and one for each method that was evaluated."""
-    return [_row(story, sources, name) for name in LABELS if name in story.evaluations]
+    return [_row(story, sources, name) for name in story.labels if name in story.evaluations]
 
 
 def _row(story: Story, sources: Sources, name: str) -> Row:
@@ -44,14 +47,15 @@ def _row(story: Story, sources: Sources, name: str) -> Row:
     chain = story.chain(name)
     return Row(
         name=name,
-        label=LABELS[name],
-        needs=listed([RUN_LABELS[run] for run in chain[:-1]]),
+        label=story.labels[name],
+        needs=listed([story.run_labels[run] for run in chain[:-1]]),
         style=sources.cell(measured(evaluation.get("style")), "share", file, "style"),
         gain=sources.cell(measured(evaluation.get("style_gain")), "points", file, "style_gain"),
         win_rate=sources.cell(measured(evaluation.get("win_rate")), "share", file, "win_rate"),
         kl=sources.cell(measured(evaluation.get("kl")), "nats", file, "kl"),
         passes=sources.cell(measured(evaluation.get("passes_check")), "share", file, "passes_check"),
         seconds=_seconds_cell(story, sources, chain),
+        sort_seconds=NONE if (total := total_seconds(story, name)) is None else f"{total:.0f}",
         memory=_memory_cell(story, sources, chain),
         retention=verdict_of(evaluation) or NONE,
     )
@@ -76,7 +80,7 @@ def _seconds_cell(story: Story, sources: Sources, chain: list[str]) -> Markup:
     cites = [sources.cite(duration(seconds_of(story, run)), f"run-{run}", "seconds") for run in chain]
     if len(chain) == 1:
         return cites[0]
-    parts = Markup(" + ").join(Markup("{} {}").format(RUN_LABELS[run], cite) for run, cite in zip(chain, cites, strict=True))
+    parts = Markup(" + ").join(Markup("{} {}").format(story.run_labels[run], cite) for run, cite in zip(chain, cites, strict=True))
     return Markup('{}<span class="parts">{}</span>').format(duration(total_seconds(story, chain[-1])), parts)
 
 
@@ -97,27 +101,37 @@ class Contrast:
     style: Measured | None
     paired: bool
     said: Said
+    labels: tuple[str, str]
+    between: tuple[str, str]  # the stages that made them
 
 
 def contrasts(story: Story) -> list[Contrast]:
-    """Return PPO against each DPO, and the DPOs among each other, as far as they were evaluated."""
-    return [contrast(story, first, second) for first, second in PAIRS if {first, second} <= story.evaluations.keys()]
+    """Return RL against each DPO, the DPOs among each other, and DPO against SFT, as far as they were evaluated."""
+    pairs = PAIRS if story.labels is LABELS else _pairs(story)
+    return [contrast(story, first, second) for first, second in pairs if {first, second} <= story.evaluations.keys()]
+
+
+def _pairs(story: Story) -> list[tuple[str, str]]:
+    by = {kind: [name for name in story.methods if story.kind(name) == kind] for kind in (*RL, "dpo", "sft")}
+    dpo, rl = by["dpo"], [name for kind in RL for name in by[kind]]
+    return [*product(rl, dpo), *combinations(dpo, 2), *product(dpo, by["sft"])][:MOST_PAIRS]
 
 
 def contrast(story: Story, first: str, second: str) -> Contrast:
     """Compare the style of two methods: request by request where that is possible, else by whether their intervals overlap."""
     a, b = (_adherence(story, name) for name in (first, second))
+    who = {"labels": (story.labels[first], story.labels[second]), "between": (story.kind(first), story.kind(second))}
     both = sorted(a.keys() & b.keys())
     if len(both) >= 2:
         difference = paired_difference([b[i] for i in both], [a[i] for i in both])
         style = Measured(difference.value, difference.low, difference.high, difference.n)
         said: Said = "more" if difference.low > 0 else "less" if difference.high < 0 else "cannot tell"
-        return Contrast(first, second, style, True, said)
+        return Contrast(first, second, style, True, said, **who)
     one, two = (measured(story.evaluations[name].get("style_gain")) for name in (first, second))
     if one is None or two is None or one.overlaps(two):
         gap = Measured(one.value - two.value) if one and two else None
-        return Contrast(first, second, gap, False, "cannot tell")
-    return Contrast(first, second, Measured(one.value - two.value), False, "more" if one.value > two.value else "less")
+        return Contrast(first, second, gap, False, "cannot tell", **who)
+    return Contrast(first, second, Measured(one.value - two.value), False, "more" if one.value > two.value else "less", **who)
 
 
 def _adherence(story: Story, name: str) -> dict[str, float]:
@@ -127,7 +141,7 @@ def _adherence(story: Story, name: str) -> dict[str, float]:
 
 def style_sentence(made: Contrast) -> Markup:
     """Say what the held-out style tells about two methods."""
-    first, second = LABELS[made.first], LABELS[made.second]
+    first, second = made.labels
     if made.paired and made.style:
         on = f"on the same {made.style.n:,} requests"
         if made.said == "cannot tell":
@@ -147,7 +161,7 @@ def style_sentence(made: Contrast) -> Markup:
 def cost_sentences(story: Story, sources: Sources, made: Contrast) -> list[Markup]:
     """Say what two methods spent: distance from the base, time, and what was kept."""
     names = (made.first, made.second)
-    first, second = (LABELS[name] for name in names)
+    first, second = made.labels
     sentences = []
     kl = [measured(story.evaluations[name].get("kl")) for name in names]
     if kl[0] and kl[1]:
@@ -178,11 +192,11 @@ def _spent(story: Story, made: Contrast) -> Said:
 
 def conclusion(story: Story) -> str:
     """Say what the comparison of RLHF and DPO comes to on these data, and no more."""
-    made = next((c for c in contrasts(story) if c.first == "ppo" and c.second in ("dpo", "dpo_base")), None)
+    made = next((c for c in contrasts(story) if c.between[0] in RL and c.between[1] == "dpo"), None)
     if made is None:
-        has = listed([LABELS[name] for name in story.methods]) or "No method"
+        has = listed([story.labels[name] for name in story.methods]) or "No method"
         return f"{has} alone was evaluated, so these data do not say whether RLHF or DPO serves better."
-    rlhf, dpo = LABELS[made.first], LABELS[made.second]
+    rlhf, dpo = made.labels
     times = [total_seconds(story, name) for name in (made.first, made.second)]
     ratio = times[0] / times[1] if times[0] and times[1] else 1.0
     cheaper = dpo if ratio >= MUCH else rlhf if ratio <= 1 / MUCH else None
@@ -197,7 +211,7 @@ def conclusion(story: Story) -> str:
         also = ["in less time"] * (cheaper == winner) + ["nearer to the base model"] * (nearer == winner)
         but = ["took less time"] * (cheaper == other) + ["stayed nearer to the base model"] * (nearer == other)
         text += (f", {listed(also)}" if also else "") + (f"; {other} {listed(but)}" if but else "") + "."
-    unkept = [LABELS[name] for name in (made.first, made.second) if verdict_of(story.evaluations[name]) != "kept"]
+    unkept = [story.labels[name] for name in (made.first, made.second) if verdict_of(story.evaluations[name]) != "kept"]
     if unkept:
         text += f" Of {listed(unkept)} it is not shown that knowledge was kept, so its gain in style is not enough."
     return f"{text} This compares one run of each, with one seed and these settings; it is no ranking of methods."

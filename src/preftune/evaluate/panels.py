@@ -1,14 +1,17 @@
-"""The curves of a report: which metrics of which run are drawn, and one sentence each on how to read them."""
+"""The curves of a report: which metrics of which run are drawn, and one sentence each on how to read them.
+
+Two reports beside each other draw the same panels, with the lines of both runs in each.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from preftune.evaluate import plots
-from preftune.evaluate.story import RUN_LABELS, RUN_ORDER, RunView, Story, number
+from preftune.evaluate.story import RL, RunView, Story, number
 from preftune.evaluate.wording import plain
 
 
@@ -43,10 +46,11 @@ class Plan:
     guide: tuple[float, str] | None = None
 
 
+PART = "reward/part/"
 _LOSS_PAIRS = "It starts near 0.69 (log 2: a coin toss) and falls as chosen and rejected are told apart."
 _ACCURACY = Plan(
     "Pairs told apart",
-    {"accuracy/train": "training pairs"},
+    {"accuracy/train": "training pairs", "accuracy/held_out": "held-out pairs"},
     "share of pairs",
     "Share of the step's pairs in which the chosen answer comes out ahead; near 100 % early on may be memory: the held-out figure counts.",
     percent=True,
@@ -56,7 +60,7 @@ _LENGTH = Plan(
     "Length", {"length/completion": "tokens an answer"}, "tokens", "Should stay about level: growth without better answers is padding."
 )
 _DPO = (
-    Plan("Loss", {"loss/train": "loss"}, "nats", _LOSS_PAIRS, guide=(0.6931, "coin toss")),
+    Plan("Loss", {"loss/train": "training pairs", "loss/held_out": "held-out pairs"}, "nats", _LOSS_PAIRS, guide=(0.6931, "coin toss")),
     _ACCURACY,
     Plan(
         "Chosen and rejected against the start",
@@ -64,6 +68,88 @@ _DPO = (
         "log-ratio, nats an answer",
         "The gap between the two is what DPO learns. Healthy: chosen stays near or above 0 while rejected falls; ill: both fall.",
         guide=(0.0, "as at the start"),
+    ),
+)
+_RL = (
+    Plan(
+        "Reward",
+        {"reward/score": "score", "reward/total": "score − KL penalty"},
+        "score",
+        "What the policy climbs. Read it with the style and the checks: a score that rises alone is a gamed reward model.",
+    ),
+    Plan(
+        "KL from the start",
+        {"kl/reference": "KL"},
+        "nats an answer",
+        "The price of the reward: how far the answers have moved from the model that it started from.",
+    ),
+    _LENGTH,
+    Plan(
+        "Answers that end by themselves",
+        {"length/finished": "share that ends"},
+        "share of answers",
+        "Should not fall: an answer that never ends is cut at the limit and cannot be judged whole.",
+        percent=True,
+    ),
+    Plan(
+        "Policy and value loss",
+        {"loss/policy": "policy", "loss/value": "value"},
+        "loss",
+        "The value loss should fall as the critic learns; the policy loss hovers about 0 and says little by itself.",
+    ),
+    Plan(
+        "How hard each step pulls",
+        {"policy/clip_fraction": "share clipped"},
+        "share of tokens",
+        "Share of tokens whose change was clipped; above some 30 % the steps are too large.",
+        percent=True,
+    ),
+    Plan(
+        "Collapse",
+        {"text/repetition": "repeated", "text/distinct": "distinct"},
+        "share",
+        "Repeated: runs of words that the same answer held before. Distinct: answers unlike all others of their step. "
+        "Little repeated and nearly all distinct is healthy; one answer to everything, or the same words again, is collapse.",
+        percent=True,
+    ),
+    Plan(
+        "What the critic foresees",
+        {"value/explained_variance": "explained variance"},
+        "share of variance",
+        "1: all of it; below 0 it is worse than the mean, and its advantages are noise.",
+        guide=(0.0, "the mean"),
+    ),
+    Plan(
+        "Entropy",
+        {"entropy": "entropy"},
+        "nats a token",
+        "How open the next token still is. It falls slowly; near 0 nothing new is tried.",
+    ),
+    Plan(
+        "Sampling and learning agree",
+        {"policy/ratio": "mean ratio"},
+        "ratio",
+        "1 on the first update of a step, and near 1 after it. Far from 1: steps too large, or another mask or temperature.",
+        guide=(1.0, "the same policy"),
+    ),
+    Plan(
+        "Weight of the KL",
+        {"kl/coef": "kl_coef"},
+        "reward a nat",
+        "Moves where kl_target is set. Ever higher: the reward pulls harder than the KL can hold.",
+    ),
+    Plan(
+        "Doubt of the reward models",
+        {"reward/uncertainty": "spread over the members"},
+        "sd of their scores",
+        "Rising: the answers have gone where the members were never taught, and their mean is a guess.",
+    ),
+    Plan(
+        "Nothing to learn from",
+        {"groups/equal": "groups all alike", "reward/failed": "not judged", "reward/empty": "empty"},
+        "share",
+        "Groups whose samples all scored the same, samples that no reward could judge, and empty answers teach nothing.",
+        percent=True,
     ),
 )
 PLANS: dict[str, tuple[Plan, ...]] = {
@@ -77,7 +163,7 @@ PLANS: dict[str, tuple[Plan, ...]] = {
         _LENGTH,
     ),
     "reward": (
-        Plan("Loss", {"loss/train": "loss"}, "nats", _LOSS_PAIRS, guide=(0.6931, "coin toss")),
+        Plan("Loss", {"loss/train": "training pairs", "loss/held_out": "held-out pairs"}, "nats", _LOSS_PAIRS, guide=(0.6931, "coin toss")),
         _ACCURACY,
         Plan(
             "Margin",
@@ -87,82 +173,50 @@ PLANS: dict[str, tuple[Plan, ...]] = {
         ),
     ),
     "dpo": _DPO,
-    "dpo_base": _DPO,
-    "ppo": (
-        Plan(
-            "Reward",
-            {"reward/score": "score", "reward/total": "score − KL penalty"},
-            "score",
-            "What PPO climbs. Read it with the style and the checks: a score that rises alone is a gamed reward model.",
-        ),
-        Plan(
-            "KL from the start",
-            {"kl/reference": "KL"},
-            "nats an answer",
-            "The price of the reward: how far the answers have moved from the model that PPO started from.",
-        ),
-        _LENGTH,
-        Plan(
-            "Answers that end by themselves",
-            {"length/finished": "share that ends"},
-            "share of answers",
-            "Should not fall: an answer that never ends is cut at the limit and cannot be judged whole.",
-            percent=True,
-        ),
-        Plan(
-            "Policy and value loss",
-            {"loss/policy": "policy", "loss/value": "value"},
-            "loss",
-            "The value loss should fall as the critic learns; the policy loss hovers about 0 and says little by itself.",
-        ),
-        Plan(
-            "How hard each step pulls",
-            {"policy/clip_fraction": "share clipped"},
-            "share of tokens",
-            "Share of tokens whose change was clipped; above some 30 % the steps are too large.",
-            percent=True,
-        ),
-        Plan(
-            "Collapse",
-            {"text/repetition": "repeated within an answer", "text/distinct": "distinct answers"},
-            "share",
-            "Healthy: little repeated, nearly all answers distinct. One answer to everything, or the same words again, is collapse.",
-            percent=True,
-        ),
-        Plan(
-            "What the critic foresees",
-            {"value/explained_variance": "explained variance"},
-            "share of the returns' variance",
-            "1: all of it; below 0 it is worse than the mean, and its advantages are noise.",
-            guide=(0.0, "no better than the mean"),
-        ),
-    ),
+    **dict.fromkeys(RL, _RL),
 }
 
 
 def stage_curves(story: Story) -> list[StageCurves]:
     """Return the panels of every run that logged anything, in the order of the loop."""
     drawn = []
-    for name in RUN_ORDER:
-        run = story.runs.get(name)
-        if run is None:
-            continue
-        panels = [panel for i, plan in enumerate(PLANS[name]) if (panel := _panel(f"curve-{name}-{i}", RUN_LABELS[name], run, plan))]
+    for name in story.ordered_runs:
+        run, label = story.runs[name], story.run_labels[name]
+        plans = plans_of(story.kind(name), [run])
+        found = [drawn_panel(f"curve-{name}-{place}", {label: run}, plan) for place, plan in enumerate(plans)]
+        panels = tuple(panel for panel in found if panel)
         if panels:
-            drawn.append(StageCurves(name, RUN_LABELS[name], tuple(panels), f"run-{name}"))
+            drawn.append(StageCurves(name, label, panels, f"run-{name}"))
     return drawn
 
 
-def _panel(name: str, label: str, run: RunView, plan: Plan) -> Panel | None:
-    series = {key: run.series(key) for key in plan.metrics}
-    lines = [plots.Line(plan.metrics[key], steps, values) for key, (steps, values) in series.items() if values]
+def plans_of(kind: str, runs: Sequence[RunView]) -> list[Plan]:
+    """Return the panels of a stage, with one of the rewards' parts where the runs have logged several."""
+    plans = list(PLANS.get(kind, ()))
+    parts = sorted({key for run in runs for row in run.metrics for key in row if key.startswith(PART)})
+    if len(parts) > 1:
+        reading = "Each reward before its weight. One that rises alone is being gamed."
+        plans.insert(1, Plan("Parts of the reward", {key: key.removeprefix(PART) for key in parts}, "score", reading))
+    return plans
+
+
+def drawn_panel(name: str, runs: Mapping[str, RunView], plan: Plan) -> Panel | None:
+    """Return a panel with the lines of one run, or of several by their labels; None where none has logged its metrics."""
+    lines = [
+        plots.Line(label if len(runs) == 1 else f"{who}: {label}", *series)
+        for who, run in runs.items()
+        for key, label in plan.metrics.items()
+        if (series := run.series(key))[1]
+    ]
     if not lines:
         return None
     guide = plan.guide
-    target = number(run.manifest.get("config", {}).get("kl_target")) if "kl/reference" in plan.metrics else None
-    if target is not None:
-        guide = (target, "target")
-    drawing = plots.curves(name, f"{label}: {plan.title}", _told(lines, plan), lines, unit=plan.unit, percent=plan.percent, guide=guide)
+    if "kl/reference" in plan.metrics:
+        targets = {number(run.manifest.get("config", {}).get("kl_target")) for run in runs.values()}
+        target = targets.pop() if len(targets) == 1 else None
+        guide = guide if target is None else (target, "target")
+    told = " and ".join(runs)
+    drawing = plots.curves(name, f"{told}: {plan.title}", _told(lines, plan), lines, unit=plan.unit, percent=plan.percent, guide=guide)
     return Panel(plan.title, drawing, plan.reading)
 
 

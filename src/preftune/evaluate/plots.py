@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from preftune.evaluate.story import Measured
 
 INK, MUTED, GRID, PAPER = "#010101", "#020202", "#030303", "#040404"
-SERIES = ("#0a0a01", "#0a0a02", "#0a0a03", "#0a0a04", "#0a0a05")
+SERIES = ("#0a0a01", "#0a0a02", "#0a0a03", "#0a0a04", "#0a0a05")  # a sixth line takes the first colour with another dash
 DASHES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
 MARKERS = ("o", "s", "D", "^", "v")
 _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper"} | {c: f"--plot-{i}" for i, c in enumerate(SERIES, 1)}
@@ -185,12 +185,20 @@ def tracks(
         return _svg(figure, name, title, description)
 
 
-def calibration(name: str, title: str, description: str, bins: Sequence[tuple[float, float, int]]) -> Markup:
-    """Return a reliability diagram of bins (mean confidence, share that was right, count); the diagonal is perfect calibration."""
+def calibration(
+    name: str, title: str, description: str, bins: Sequence[tuple[float, float, int]], after: Sequence[tuple[float, float, int]] = ()
+) -> Markup:
+    """Return a reliability diagram of bins (mean confidence, share that was right, count); the diagonal is perfect calibration.
+
+    after: the same with a temperature, where one was fitted.
+    """
     with matplotlib.rc_context(_SETTINGS):
         figure, axes = _axes(4.4, 3.2)
         axes.plot([0.5, 1], [0.5, 1], color=MUTED, linewidth=1.0, linestyle=(0, (1, 2)), label="as sure as right")
         axes.plot([b[0] for b in bins], [b[1] for b in bins], color=SERIES[0], marker="o", markersize=5.5, label="reward model")
+        if after:
+            places, shares = [b[0] for b in after], [b[1] for b in after]
+            axes.plot(places, shares, color=SERIES[1], linestyle="--", marker="s", markersize=4.5, label="with its temperature")
         figure.legend(loc="outside upper left", ncols=2, labelcolor=INK, handlelength=2.0, borderaxespad=0.2)
         axes.set_xlabel("how sure")
         axes.set_ylabel("how often right")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from markupsafe import Markup
 
-from preftune.evaluate.story import LABELS, RUN_LABELS, RUN_ORDER, Measured, RunView, Story
+from preftune.evaluate.story import Measured, RunView, Story
 from preftune.evaluate.wording import NONE, Unit, full, interval, plain, spread
 
 SHOWN_ITEMS = 12  # of a list in a manifest; the rest is counted
@@ -38,13 +38,15 @@ class Source:
 class Sources:
     """All files behind a story, and links into them."""
 
-    def __init__(self, story: Story) -> None:
-        self.files = list(_files(story))
+    def __init__(self, story: Story, prefix: str = "") -> None:
+        """Read a story's files. prefix: of every anchor, where two stories stand on one page."""
+        self._prefix = prefix
+        self.files = [_prefixed(file, prefix) for file in _files(story)]
         self._anchors = {entry.anchor for file in self.files for entry in file.entries}
 
     def anchor(self, file: str, key: str) -> str | None:
         """Return the anchor of an entry such as ("evaluation-dpo", "style"), or None where the file lacks it."""
-        anchor = _anchor(file, key)
+        anchor = self._prefix + _anchor(file, key)
         return anchor if anchor in self._anchors else None
 
     def cite(self, text: str, file: str, key: str) -> Markup:
@@ -75,26 +77,36 @@ class Sources:
         return self.cite(full(estimate, unit, count=False), file, key)
 
 
+def _prefixed(file: Source, prefix: str) -> Source:
+    entries = tuple(replace(entry, anchor=prefix + entry.anchor) for entry in file.entries)
+    return replace(file, anchor=prefix + file.anchor, entries=entries)
+
+
 def _anchor(file: str, key: str) -> str:
     return "from-" + re.sub(r"[^a-z0-9]+", "-", f"{file}-{key}".lower()).strip("-")
 
 
 def _files(story: Story) -> Iterator[Source]:
-    yield _source("summary", "Summary of the whole", "summary.json", story.summary)
+    if story.summarised:
+        yield _source("summary", "Summary of the whole", "summary.json", story.summary)
     folders = story.summary.get("folders", {})
-    for name in (name for name in LABELS if name in story.evaluations):
+    for name in (name for name in story.labels if name in story.evaluations):
         path = folders.get("evaluations", {}).get(name, name)
         evaluation = story.evaluations[name]
         content = {key: value for key, value in evaluation.items() if key not in ("answers", "retention")}
         content["answers"] = f"{len(evaluation.get('answers', []))} answers, shown above"
         content["retention"] = (evaluation.get("retention") or {}).get("verdict")
-        yield _source(f"evaluation-{name}", f"Evaluation of {LABELS[name]}", f"{path}/evaluation.json", content)
+        yield _source(f"evaluation-{name}", f"Evaluation of {story.labels[name]}", f"{path}/evaluation.json", content)
         if name in story.reports:
-            yield _source(f"report-{name}", f"How {LABELS[name]} was evaluated", f"{path}/manifest.json", story.reports[name])
-    for name in (name for name in RUN_ORDER if name in story.runs):
+            yield _source(f"report-{name}", f"How {story.labels[name]} was evaluated", f"{path}/manifest.json", story.reports[name])
+    for name in story.ordered_runs:
         path = folders.get("runs", {}).get(name, name)
         content = {**story.runs[name].manifest, "metrics.jsonl": _rows(story.runs[name])}
-        yield _source(f"run-{name}", f"Training: {RUN_LABELS[name]}", f"{path}/manifest.json", content)
+        yield _source(f"run-{name}", f"Training: {story.run_labels[name]}", f"{path}/manifest.json", content)
+    for name, result in story.results.items():
+        yield _source(f"result-{name}", f"What was measured: {name}", name, result)
+    if "result" in story.reports:
+        yield _source("report-result", "How it was measured", "manifest.json", story.reports["result"])
     if story.snapshot:
         yield _source("snapshot", "The data, frozen", f"{folders.get('snapshot', 'snapshot')}/manifest.json", story.snapshot)
     if story.release:

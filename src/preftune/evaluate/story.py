@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from preftune.manifest import read_manifest
 
 # In the order in which reports show them.
 LABELS = {"before": "Base model", "sft": "SFT", "dpo": "DPO", "dpo_base": "DPO without SFT", "ppo": "PPO (RLHF)"}
-RUN_LABELS = LABELS | {"reward": "Reward model"}
 RUN_ORDER = ("sft", "reward", "dpo", "dpo_base", "ppo")
+RUN_LABELS = {name: (LABELS | {"reward": "Reward model"})[name] for name in RUN_ORDER}
+RL = ("ppo", "rloo", "grpo")
 NEEDS = {"dpo": ("sft",), "ppo": ("sft", "reward")}  # where manifests do not say it
 
 
@@ -43,9 +44,13 @@ class RunView:
 class Story:
     """All that a report is printed from.
 
-    evaluations: name (before, sft, dpo, dpo_base, ppo) → content of evaluation.json; any but "before" may be missing.
-    runs: name (sft, reward, dpo, dpo_base, ppo) → its view. snapshot, release, reports: the manifests of these folders, where known.
-    trained_kinds: the kinds of requests that were trained on; None where that is not known.
+    evaluations: name → content of evaluation.json; that of the base is "before". runs: name → its view. A run and its evaluation have the
+    same name; labels and run_labels say how the names are written, in the order of the report. snapshot, release, reports: the manifests
+    of these folders, where known. trained_kinds: the kinds of requests that were trained on; None where that is not known.
+    gates: name → what the gate says of it, question by question. results: other reports' files, by name; compared: of a
+    comparison each prompt with its answers and verdicts. summarised: whether summary is
+    a file. told: what else is known of
+    the project (its store, the advice, what people said of two models), each a heading with its lines.
     """
 
     title: str
@@ -57,11 +62,28 @@ class Story:
     release: dict[str, Any] = field(default_factory=dict)
     reports: dict[str, dict[str, Any]] = field(default_factory=dict)
     trained_kinds: frozenset[str] | None = None
+    labels: Mapping[str, str] = field(default_factory=lambda: LABELS)
+    run_labels: Mapping[str, str] = field(default_factory=lambda: RUN_LABELS)
+    gates: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    compared: list[dict[str, Any]] = field(default_factory=list)
+    told: dict[str, list[str]] = field(default_factory=dict)
+    summarised: bool = True
+
+    @property
+    def ordered_runs(self) -> list[str]:
+        """The runs in the order of the report."""
+        return [name for name in self.run_labels if name in self.runs]
+
+    def kind(self, name: str) -> str:
+        """Return the stage that made a model ("dpo"), or its name where that is not known."""
+        made_by = self.runs[name].manifest.get("kind", name) if name in self.runs else name
+        return "dpo" if made_by == "dpo_base" else str(made_by)
 
     @property
     def methods(self) -> list[str]:
         """The tuned models that were evaluated, in the order of the report."""
-        return [name for name in LABELS if name != "before" and name in self.evaluations]
+        return [name for name in self.labels if name != "before" and name in self.evaluations]
 
     @property
     def released(self) -> str | None:
@@ -86,7 +108,7 @@ class Story:
         if name not in self.runs:
             return []
         inputs = set(self.runs[name].manifest.get("inputs", {}).values())
-        needed = [other for other in RUN_ORDER if other in self.runs and other != name and self.runs[other].manifest.get("id") in inputs]
+        needed = [other for other in self.ordered_runs if other != name and self.runs[other].manifest.get("id") in inputs]
         if not needed:
             needed = [other for other in NEEDS.get(name, ()) if other in self.runs]
         earlier = [run for other in needed for run in self.chain(other)]
@@ -213,7 +235,7 @@ def story_of(folder: Path) -> Story:
 
     Raises PreftuneError where the summary or a folder that it names is missing, DataError where a file is broken.
     """
-    summary = _json(folder / "summary.json")
+    summary = read_json(folder / "summary.json")
     folders = summary.get("folders", {})
     reports = {name: folder / path for name, path in folders.get("evaluations", {}).items() if path}
     runs = {name: folder / path for name, path in folders.get("runs", {}).items() if path}
@@ -222,19 +244,20 @@ def story_of(folder: Path) -> Story:
         title=str(summary.get("title") or f"What {_model_name(summary)} learned, and what it kept"),
         folder=folder,
         summary=summary,
-        evaluations={name: _json(path / "evaluation.json") for name, path in reports.items()},
+        evaluations={name: read_json(path / "evaluation.json") for name, path in reports.items()},
         runs={
-            name: RunView(read_manifest(path), _json_lines(path / "metrics.jsonl"), _json_lines(path / "samples.jsonl"))
+            name: RunView(read_manifest(path), read_json_lines(path / "metrics.jsonl"), read_json_lines(path / "samples.jsonl"))
             for name, path in runs.items()
         },
         snapshot=read_manifest(folder / snapshot) if snapshot else {},
         release=read_manifest(folder / release) if release else {},
         reports={name: read_manifest(path) for name, path in reports.items() if (path / "manifest.json").exists()},
-        trained_kinds=_trained_kinds(folder / snapshot) if snapshot else None,
+        trained_kinds=trained_kinds(folder / snapshot) if snapshot else None,
     )
 
 
-def _trained_kinds(snapshot: Path) -> frozenset[str]:
+def trained_kinds(snapshot: Path) -> frozenset[str]:
+    """Return the kinds of the requests that a snapshot trains on."""
     return frozenset(map(str, read_column(snapshot, read_manifest(snapshot), "prompts", "kind")))
 
 
@@ -243,16 +266,19 @@ def _model_name(summary: dict[str, Any]) -> str:
     return "the model" if name in ("", "base") else name  # the demo's folder of the base model tells no name
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON object. Raises PreftuneError where the file is missing, DataError where it is broken."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise PreftuneError("this file of the report's sources is missing", str(path), "Run preftune demo, which writes it.") from None
+        raise PreftuneError(
+            "this file of the report's sources is missing", str(path), "Give a run, a report, the folder of a project, or that of a demo."
+        ) from None
     except ValueError as error:
         raise DataError(f"the file is broken ({error})", str(path), "Make its folder anew.") from error
 
 
-def _json_lines(path: Path) -> list[dict[str, Any]]:
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a JSON-lines file; none where there is no file."""
     if not path.exists():
         return []

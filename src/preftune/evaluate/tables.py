@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from preftune.code.style import CONVENTIONS
-from preftune.data.calibration import ece, reliability_bins
 from preftune.evaluate import plots
 from preftune.evaluate.comparison import seconds_of
-from preftune.evaluate.findings import change, longer_wins, size
+from preftune.evaluate.findings import change, size
 from preftune.evaluate.sources import Sources
 from preftune.evaluate.statistics import wilson
 from preftune.evaluate.story import (
-    LABELS,
-    RUN_LABELS,
-    RUN_ORDER,
     Flip,
     Measured,
     RetentionTask,
@@ -32,7 +28,6 @@ from preftune.evaluate.story import (
 )
 from preftune.evaluate.wording import NONE, Unit, duration, full, gib, interval, listed, plain
 
-FEWEST_CALIBRATED = 20  # predictions below which a calibration plot is noise
 TASK_NAMES = {"facts": "Python facts", "prose": "Neutral prose", "code": "Neutral code", "functions": "Functions against tests"}
 
 
@@ -47,7 +42,7 @@ class ConventionRow:
 
 def style_rows(story: Story, sources: Sources) -> list[ConventionRow]:
     """Return how often each convention is followed where it applies, by model."""
-    names = [name for name in LABELS if name in story.evaluations]
+    names = [name for name in story.labels if name in story.evaluations]
     known = [story.evaluations[name].get("conventions") or {} for name in names]
     found = {convention for conventions in known for convention in conventions}
     ordered = [*(name for name in CONVENTIONS if name in found), *sorted(found - CONVENTIONS.keys())]
@@ -120,7 +115,7 @@ def retention_tables(story: Story, sources: Sources) -> list[RetentionTable]:
         tables.append(
             RetentionTable(
                 name=name,
-                label=LABELS[name],
+                label=story.labels[name],
                 verdict=said,
                 cite=sources.cite(said, file, "retention.overall"),
                 rows=tuple(_task_row(task, sources, file) for task in retention_tasks(evaluation)),
@@ -159,64 +154,6 @@ def _task_row(task: RetentionTask, sources: Sources, file: str) -> TaskRow:
         verdict=(task.verdict or NONE) if task.gated else "reported, not gated",
         n=f"{task.n:,}" if task.n is not None else NONE,
     )
-
-
-@dataclass(frozen=True)
-class RewardView:
-    """How good the reward model is on held-out pairs, each number as HTML; drawing: its calibration, where there is enough to draw."""
-
-    accuracy: Markup
-    longer: Markup
-    ece: Markup
-    reading: str
-    drawing: Markup
-
-
-def reward_view(story: Story, sources: Sources) -> RewardView | None:
-    """Return the reward model's held-out figures, from the summary or else from its run; None where there is no reward model."""
-    facts = story.summary.get("reward_model", {})
-    held_out = story.runs["reward"].manifest.get("held_out", {}) if "reward" in story.runs else {}
-    margins = [margin for value in held_out.get("margins", []) if (margin := number(value)) is not None]
-    accuracy, file, key = measured(facts.get("accuracy")), "summary", "reward_model.accuracy"
-    if accuracy is None and margins:
-        share = wilson(sum(_right(margin) for margin in margins), len(margins))
-        accuracy, file, key = Measured(share.value, share.low, share.high, share.n), "run-reward", "held_out.accuracy"
-    if accuracy is None:
-        return None
-    longer, longer_file, longer_key = longer_wins(story)
-    sure = [1 / (1 + math.exp(-min(abs(margin), 700.0))) for margin in margins]
-    right = [_right(margin) for margin in margins]
-    gap, gap_file, gap_key = number(facts.get("ece")), "summary", "reward_model.ece"
-    if gap is None and len(margins) >= FEWEST_CALIBRATED:
-        gap, gap_file, gap_key = ece(sure, right, bins=5), "run-reward", "held_out.margins"
-    return RewardView(
-        accuracy=sources.value(accuracy, "share", file, key),
-        longer=sources.value(longer, "share", longer_file, longer_key),
-        ece=sources.cite(plain(gap, "points").lstrip("+"), gap_file, gap_key),
-        reading=_reward_reading(accuracy, longer),
-        drawing=_calibration(sure, right) if len(margins) >= FEWEST_CALIBRATED else Markup(),
-    )
-
-
-def _right(margin: float) -> float:
-    return 1.0 if margin > 0 else 0.5 if margin == 0 else 0.0
-
-
-def _reward_reading(accuracy: Measured, longer: Measured | None) -> str:
-    if accuracy.low is not None and accuracy.low <= 0.5:
-        return "The interval reaches down to a coin toss, so it is not shown that the reward model learned anything; PPO cannot rest on it."
-    if longer is None:
-        return "How far length alone would tell the answers apart was not measured."
-    best = max(longer.value, 1 - longer.value)
-    more = accuracy.low is not None and accuracy.low > best
-    told = "the reward model knows more than length" if more else "it is not shown that the reward model knows more than length"
-    return f"Always taking the longer, or always the shorter, answer would be right in {plain(best, 'share')}: {told}."
-
-
-def _calibration(sure: list[float], right: list[float]) -> Markup:
-    bins = [(b.confidence, b.accuracy, b.count) for b in reliability_bins(sure, right, bins=5)]
-    told = " ".join(f"{100 * b[0]:.0f} % sure: right in {100 * b[1]:.0f} % of {b[2]} pairs." for b in bins)
-    return plots.calibration("calibration", "Reward model: how sure and how often right", told, bins)
 
 
 @dataclass(frozen=True)
@@ -262,7 +199,7 @@ def _snapshot_facts(story: Story, sources: Sources) -> Iterator[Fact]:
 
 
 def _run_facts(story: Story, sources: Sources) -> Iterator[Fact]:
-    for name in (name for name in RUN_ORDER if name in story.runs):
+    for name in story.ordered_runs:
         manifest = story.runs[name].manifest
         data = manifest.get("data", {})
         left_out = data.get("left_out") or {}
@@ -277,7 +214,7 @@ def _run_facts(story: Story, sources: Sources) -> Iterator[Fact]:
             text += Markup("; {}").format(sources.cite(duration(seconds_of(story, name)), f"run-{name}", "seconds"))
         if number(manifest.get("peak_memory_gib")) is not None:
             text += Markup("; peak {}").format(sources.cite(gib(number(manifest["peak_memory_gib"])), f"run-{name}", "peak_memory_gib"))
-        yield Fact(f"Training: {RUN_LABELS[name]}", text)
+        yield Fact(f"Training: {story.run_labels[name]}", text)
 
 
 def _machine_facts(story: Story, sources: Sources) -> Iterator[Fact]:
@@ -302,9 +239,9 @@ def _machine_facts(story: Story, sources: Sources) -> Iterator[Fact]:
 
 def overview(story: Story) -> tuple[Markup, Markup]:
     """Return two drawings: style by model, and style won against KL spent; empty where there is nothing to draw."""
-    marks = [plots.Mark(LABELS[n], style) for n in LABELS if (style := measured(story.evaluations.get(n, {}).get("style")))]
+    marks = [plots.Mark(story.labels[n], style) for n in story.labels if (style := measured(story.evaluations.get(n, {}).get("style")))]
     points = [
-        plots.Point(LABELS[name], kl.value, gain)
+        plots.Point(story.labels[name], kl.value, gain)
         for name in story.methods
         if (kl := measured(story.evaluations[name].get("kl"))) and (gain := measured(story.evaluations[name].get("style_gain")))
     ]
@@ -316,3 +253,39 @@ def overview(story: Story) -> tuple[Markup, Markup]:
         told = " ".join(f"{p.label}: {plain(p.x, 'nats')} an answer, {full(p.estimate, 'points', count=False)}." for p in points)
         cost = plots.trade_off("plot-cost", "Style won against KL spent", told, points, x_unit="KL from the base, nats an answer")
     return won, cost
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One figure of another report than an evaluation: its name, and its value with interval and n as HTML."""
+
+    name: str
+    value: Markup
+
+
+def result_rows(story: Story, sources: Sources) -> list[ResultRow]:
+    """Return every estimate ({"value", "low", "high", "n"}) that the files of a report hold, by the keys that lead to it."""
+    return [row for name, content in story.results.items() for row in _estimates(content, (), f"result-{name}", sources)]
+
+
+def _called(content: Any) -> str:
+    """Return what a figure in a list is of: its name, or the two that it sets beside each other; "" where it does not say."""
+    if not isinstance(content, dict):
+        return ""
+    names = [Path(str(content[key])).name for key in ("name", "a", "b") if key in content]
+    return " against ".join(names)
+
+
+def _estimates(content: Any, keys: tuple[str, ...], file: str, sources: Sources) -> Iterator[ResultRow]:
+    if isinstance(content, list):
+        for place, inner in enumerate(content, 1):
+            yield from _estimates(inner, (*keys, _called(inner) or str(place)), file, sources)
+    if not isinstance(content, dict):
+        return
+    value = measured(content) if "value" in content else None
+    if value is None:
+        for key, inner in content.items():
+            yield from _estimates(inner, (*keys, str(key)), file, sources)
+        return
+    unit: Unit = "share" if 0 <= value.value <= 1 and (value.high or 1) <= 1 and (value.low or 0) >= 0 else "score"
+    yield ResultRow(" · ".join(keys).replace("_", " "), sources.value(value, unit, file, ".".join(keys[:2])))

@@ -21,10 +21,18 @@ from preftune.config import Config, check_config, parse_overrides
 from preftune.errors import ConfigError, DataError
 from preftune.manifest import hash_file, hash_folder
 
-BUILT_IN = ("facts", "prose", "code")  # with "functions", the names that are taken
+BUILT_IN = ("facts", "prose", "code", "functions")  # names that are taken
 WHERE = "retention"
 HINT = "See docs/retention.md."
 SUBJECT_KEY = {"facts": "limit", "choices": "file", "functions": "file", "lm-eval": "task"}  # what stands behind `KIND=`
+_ALWAYS = {"kind", "margin", "limit"}
+_OWN = {*_ALWAYS, "name", "gated"}
+KEYS = {
+    "facts": _ALWAYS,
+    "choices": {*_OWN, "file", "metric"},
+    "functions": {*_OWN, "file", "chat", "samples", "k", "temperature", "max_new_tokens"},
+    "lm-eval": {*_OWN, "task", "metric", "chat", "few_shot"},
+}
 
 
 class TaskSettings(Config):
@@ -56,6 +64,8 @@ class TaskSettings(Config):
 
     @model_validator(mode="after")
     def _hangs_together(self) -> TaskSettings:
+        if other := sorted(self.model_fields_set - KEYS[self.kind]):
+            raise ValueError(f"{other[0]} is no key of a task of kind {self.kind}; it has {', '.join(sorted(KEYS[self.kind]))}")
         key = SUBJECT_KEY[self.kind]
         if getattr(self, key) is None:
             raise ValueError(f"a task of kind {self.kind} needs {key}")
@@ -63,7 +73,7 @@ class TaskSettings(Config):
             raise ValueError(f"pass@{self.k} needs {self.k} samples, and there are {self.samples}")
         if self.samples > 1 and self.temperature == 0:
             raise ValueError("samples at temperature 0 are all alike; set temperature, such as 0.2 for pass@1 or 0.8 for more")
-        if self.title in (*BUILT_IN, "functions") and self.kind != "facts":
+        if self.kind != "facts" and self.title in BUILT_IN:
             raise ValueError(f'the name "{self.title}" is that of a built-in task; set name')
         return self
 
@@ -71,7 +81,7 @@ class TaskSettings(Config):
     def title(self) -> str:
         """What the task is called."""
         if self.name or self.kind == "facts":
-            return self.name or "facts"
+            return self.name or self.kind
         if self.file is not None:
             return self.file.name.removesuffix(".gz").removesuffix(".jsonl")
         return Path(str(self.task)).stem if str(self.task).endswith((".yaml", ".yml")) else str(self.task)

@@ -71,7 +71,7 @@ class SampleReport:
             "answers were empty": self.empty,
             "places stay free, since every try was alike: raise --temperature or lower --candidates": self.places_left,
             f"answers were cut at {max_new_tokens:,} tokens: raise --max-new-tokens": self.cut,
-            "prompts are too long for the model": self.too_long,
+            f"prompts leave no room for {max_new_tokens:,} tokens in what the model can read: lower --max-new-tokens": self.too_long,
             "rows of the file could not be used": self.set_aside,
             f"answers failed, the last one so: {self.last_error}": self.failed,
         }
