@@ -18,12 +18,11 @@ from preftune._cli_advise import advise
 from preftune._cli_check import check
 from preftune._cli_compare import compare
 from preftune._cli_data import export, import_
+from preftune._cli_evaluate import evaluate
 from preftune._cli_inputs import (
     Stage,
     after_training,
-    base_under,
     evaluation_of,
-    input_of,
     stage_config,
     stage_functions,
 )
@@ -33,7 +32,6 @@ from preftune._cli_output import Json, print_json, print_result, run_app
 from preftune._cli_pick import pick
 from preftune._cli_probe import probe
 from preftune._cli_report import report
-from preftune._cli_retention import RetentionOption, chosen_tasks, tell_retention
 from preftune._cli_sample import sample
 from preftune._cli_serve import serve
 from preftune._cli_snapshot import snapshot
@@ -182,44 +180,7 @@ def train(
         print_result(run, started, after_training(stage, run), as_json=as_json)
 
 
-@app.command()
-def evaluate(
-    model: Annotated[Path, typer.Argument(metavar="RUN", help="The run to evaluate, or any model folder.")],
-    data: Annotated[Path | None, typer.Option(help="The snapshot; by default the one that the run learned from.")] = None,
-    base: Annotated[Path | None, typer.Option(help="The model to compare with; by default the one before any tuning.")] = None,
-    reward_model: Annotated[Path | None, typer.Option(help="A reward run, for scores and the win rate.")] = None,
-    out: Annotated[Path, typer.Option(help="Where evaluations are kept.")] = Path("reports"),
-    full: Annotated[bool, typer.Option("--full", help="All facts, texts and requests instead of a part.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
-    retention: RetentionOption = None,
-    as_json: Json = False,
-) -> None:
-    """Measure what was won and what was kept.
-
-    Style, win rate and score on held-out prompts, distance from the base, length, and retention: facts, text and functions
-    before and after, with a verdict.
-
-    Example: preftune evaluate runs/ID --reward-model runs/OTHER
-    """
-    from preftune.evaluate.run import evaluate as measure
-    from preftune.progress import for_terminal
-
-    started = time.time()
-    folder = measure(
-        model,
-        data or input_of(model, "data", "--data"),
-        base=base or base_under(model),
-        reward_model=reward_model,
-        out=out,
-        size="full" if full else "small",
-        seed=seed,
-        tasks=chosen_tasks(retention),
-        progress=for_terminal(),
-    )
-    tell_retention(folder)
-    print_result(folder, started, f"preftune release {model}", as_json=as_json)
-
-
+app.command()(evaluate)
 app.command()(compare)
 app.command()(probe)
 app.command()(tune)

@@ -267,7 +267,7 @@ def non_inferiority(
     """Test whether the mean over the same items fell by less than the margin.
 
     Right-or-wrong items without clusters: Tango's score bound, with b lost and c gained of n; se = √(b + c − (b − c)² / n) / n is told, but
-    the bound is not built on it: difference − z · se promises too much (decision 0016). All else: the clustered standard error and the
+    the bound is not built on it: difference − z · se promises too much (decision 0018). All else: the clustered standard error and the
     t distribution with G − 1 degrees of freedom.
     Source: Tango 1998. Differs: none.
     """

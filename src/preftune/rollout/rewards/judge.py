@@ -31,10 +31,10 @@ Question = tuple[Message, ...]
 
 
 class JudgeReward:
-    """The judge, its cache and what it may cost. run: whose calls count in the budget."""
+    """The judge, its cache and what it may cost. run: whose calls count in the budget. where: how errors name its settings."""
 
-    def __init__(self, settings: JudgeSettings, *, cache: Path, run: str) -> None:
-        self.settings, self.endpoint = settings, settings.endpoint
+    def __init__(self, settings: JudgeSettings, *, cache: Path, run: str, where: str = "rewards.judge") -> None:
+        self.settings, self.endpoint, self.where = settings, settings.endpoint, where
         self.endpoint.key()  # a missing key is said before anything is sampled
         self.cache = JudgeCache(cache, run)
         self._calls = 0
@@ -46,7 +46,7 @@ class JudgeReward:
 
     def _graded(self, asks: Sequence[Ask]) -> Given:
         questions = [grading(ask.messages, ask.text, self.settings.criteria) for ask in asks]
-        verdicts, why = self._ask(questions, read_grade)
+        verdicts, why = self.verdicts(questions, read_grade)
         scores = torch.tensor([verdicts.get(question, 0.0) for question in questions])
         failures = {place: why[question] for place, question in enumerate(questions) if question not in verdicts}
         return Given(scores, failures, self._counts(len(failures)))
@@ -65,7 +65,7 @@ class JudgeReward:
             for a, b in ((one, other), (other, one))
             if asks[a].text != asks[b].text  # alike: a tie, and nobody need be asked
         }
-        verdicts, why = self._ask(list(questions.values()), read_better)
+        verdicts, why = self.verdicts(list(questions.values()), read_better)
         won: list[list[float]] = [[] for _ in asks]
         failures: dict[int, str] = {}
         turned = 0
@@ -88,7 +88,9 @@ class JudgeReward:
     def _counts(self, unread: int) -> dict[str, float]:
         return {"judge/calls": float(self._calls), "judge/unread": float(unread)}
 
-    def _ask(self, questions: Sequence[Question], read: Callable[[str], float | None]) -> tuple[dict[Question, float], dict[Question, str]]:
+    def verdicts(
+        self, questions: Sequence[Question], read: Callable[[str], float | None]
+    ) -> tuple[dict[Question, float], dict[Question, str]]:
         """Return the verdict on each question that has one, and why there is none of the others."""
         verdicts: dict[Question, float] = {}
         why: dict[Question, str] = {}
@@ -143,7 +145,7 @@ class JudgeReward:
 
     def _spent(self, key: str, budget: str) -> PreftuneError:
         fix = f"Raise {key}: the run then starts again, and what was judged already costs nothing more."
-        return PreftuneError(f"the judge's budget of {budget} is spent", f'key "rewards.judge.{key}"', fix)
+        return PreftuneError(f"the judge's budget of {budget} is spent", f'key "{self.where}.{key}"', fix)
 
     def _gone(self, error: RemoteError, kept: int, of: int) -> PreftuneError:
         what = f"the judge does not answer ({error.what}); {kept} of {of} verdicts of this step are kept"
