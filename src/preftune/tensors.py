@@ -108,6 +108,16 @@ class TokenBatch:
             self.plain,
         )
 
+    def packed_mask(self, window: int | None = None) -> Tensor:
+        """bool [1, 1, P + N, P + T]: `tree_mask` of the N real tokens row after row, after that of the beginning, which sees itself."""
+        rows, places = self.attention_mask.nonzero(as_tuple=True)
+        trees = self.tree_mask(window)[rows, :, places].transpose(0, 1)[None]
+        begun = len(self.beginning)
+        beginning = torch.ones(begun, begun, dtype=torch.bool, device=self.ids.device).tril()
+        if window is not None:
+            beginning = beginning.triu(1 - window)
+        return torch.cat([torch.nn.functional.pad(beginning, (0, self.ids.shape[1]))[None, None], trees], dim=2)
+
     def to(self, device: torch.device) -> TokenBatch:
         """Return the batch on another device."""
         moved: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}

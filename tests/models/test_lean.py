@@ -81,18 +81,18 @@ def test_padding_is_not_computed(tiny_folder, tree, monkeypatch):
 def test_rows_one_after_the_other_attend_as_rows_apart(monkeypatch):
     monkeypatch.setattr(attention, "QUERIES", 4)
     random = torch.Generator().manual_seed(0)
-    spans, before = [(0, 5), (5, 6), (6, 13)], 3
-    q, k, v = (torch.randn(1, heads, n, 4, generator=random, requires_grad=True) for heads, n in ((6, 13), (2, 16), (2, 16)))
-    seen = torch.rand(1, 1, 13, before + 7, generator=random) < 0.7
-    for start, stop in spans:
-        seen[:, :, start:stop, before : before + stop - start] &= torch.ones(stop - start, stop - start, dtype=torch.bool).tril()
-        seen[:, :, start:stop, before : before + stop - start] |= torch.eye(stop - start, dtype=torch.bool)
+    spans = [(0, 3, 0), (3, 8, 3), (8, 9, 3), (9, 16, 3)]
+    q, k, v = (torch.randn(1, heads, 16, 4, generator=random, requires_grad=True) for heads in (6, 2, 2))
+    seen = torch.rand(1, 1, 16, 3 + 7, generator=random) < 0.7
+    for start, stop, front in spans:
+        seen[:, :, start:stop, front : front + stop - start] &= torch.ones(stop - start, stop - start, dtype=torch.bool).tril()
+        seen[:, :, start:stop, front : front + stop - start] |= torch.eye(stop - start, dtype=torch.bool)
     found = attention.attend(q, k, v, seen, 0.5, spans)
     parts = []
-    for start, stop in spans:
-        keys, values = (torch.cat([part[:, :, :before], part[:, :, before + start : before + stop]], dim=2) for part in (k, v))
+    for start, stop, front in spans:
+        keys, values = (torch.cat([part[:, :, :front], part[:, :, start:stop]], dim=2) for part in (k, v))
         scores = 0.5 * q[:, :, start:stop] @ keys.repeat_interleave(3, dim=1).transpose(2, 3)
-        hidden = seen[:, :, start:stop, : before + stop - start].logical_not()
+        hidden = seen[:, :, start:stop, : front + stop - start].logical_not()
         parts.append(scores.masked_fill(hidden, -torch.inf).softmax(-1) @ values.repeat_interleave(3, dim=1))
     expected = torch.cat(parts, dim=2).transpose(1, 2)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)

@@ -121,7 +121,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
             if grad_hidden is not None:
                 grad_hidden += slopes @ weight[part]
             if grad_weight is not None:
-                grad_weight[part] = slopes.T @ hidden
+                torch.mm(slopes.T, hidden, out=grad_weight[part])
             if grad_bias is not None:
                 grad_bias[part] = slopes.sum(0, dtype=_wide(slopes.dtype))
         return grad_hidden.to(hidden.dtype) if grad_hidden is not None else None, grad_weight, grad_bias, *[None] * 5

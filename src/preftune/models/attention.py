@@ -11,15 +11,15 @@ from torch.autograd.function import once_differentiable
 
 QUERIES = 128  # queries that attend at once: keys after the last of them are not looked at
 ROWS_TOGETHER = 16  # rows that decode whose keys are read from the same column on
-Spans = Sequence[tuple[int, int]]  # where rows begin and end that lie one after the other in one row
+Span = tuple[int, int, int]  # a row's first query, the one after its last, and how many keys stand before its own
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, spans: Spans | None = None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, spans: Sequence[Span] | None = None) -> Tensor:
     """Return the attention's output [B, T, heads, D].
 
     q: [B, heads, T, D]. k, v: [B, fewer heads, P + T, D]. mask: [B or 1, 1, T, P + T], or None for causal rows without a beginning.
-    spans: the rows that one row (B = 1) is made of. Each sees the P keys of the beginning and its own, and the mask's columns are
-    those: [1, 1, T, P + longest].
+    spans: the rows that one row (B = 1, P = 0) is made of, as (start, stop, front): its queries see the first `front` keys, which are
+    the beginning of all rows, and those of the row itself; the columns of the mask, [1, 1, T, front + longest], are these keys.
     """
     tokens = q.shape[2]
     if tokens == 1:
@@ -28,7 +28,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, s
         k, v = k[:, :, :tokens], v[:, :, :tokens]
     elif mask.dtype == torch.bool:
         mask = torch.zeros(mask.shape, dtype=q.dtype).masked_fill_(mask.logical_not(), float("-inf"))
-    attended: Tensor = _Attended.apply(q, k, v, mask, scale, spans or [(0, tokens)])  # type: ignore[no-untyped-call]
+    whole = [(0, tokens, k.shape[2] - tokens)]
+    attended: Tensor = _Attended.apply(q, k, v, mask, scale, spans or whole)  # type: ignore[no-untyped-call]
     return attended
 
 
@@ -38,14 +39,13 @@ class _Attended(torch.autograd.Function):
     # gradients of keys and values are added up in place: autograd would make a tensor of all of them for each piece.
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, spans: Spans) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, spans: Sequence[Span]) -> Tensor:
         batch, heads, tokens, _ = q.shape
         out = q.new_empty(batch, tokens, heads, v.shape[3])
         lse = q.new_empty(batch, heads, tokens)
-        before = k.shape[2] - tokens
-        for start, stop in spans:
-            keys, values = (_of_row(part, before, start, stop) for part in (k, v))
-            for first, last, seen in _pieces(start, stop, before):
+        for span in spans:
+            keys, values = (_of_row(part, tokens, span) for part in (k, v))
+            for first, last, seen in _pieces(span):
                 out[:, first:last], lse[:, :, first:last] = _piece(
                     q[:, :, first:last], keys[:, :, :seen], values[:, :, :seen], _part(mask, first, last, seen), scale
                 )
@@ -57,11 +57,12 @@ class _Attended(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, mask, out, lse = ctx.saved_tensors
-        before = k.shape[2] - q.shape[2]
+        tokens = q.shape[2]
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for start, stop in ctx.spans:
-            keys, values = (_of_row(part, before, start, stop) for part in (k, v))
-            for first, last, seen in _pieces(start, stop, before):
+        for span in ctx.spans:
+            keys, values = (_of_row(part, tokens, span) for part in (k, v))
+            own, front = k.shape[2] - tokens + span[0], span[2]
+            for first, last, seen in _pieces(span):
                 grad_q[:, :, first:last], *slopes = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
                     grad[:, first:last].transpose(1, 2),
                     q[:, :, first:last],
@@ -75,25 +76,27 @@ class _Attended(torch.autograd.Function):
                     scale=ctx.scale,
                 )
                 for whole, slope in zip((grad_k, grad_v), slopes, strict=True):
-                    own = slice(before + start, start + seen)
-                    whole[:, :, :before] += slope[:, :, :before]
-                    whole[:, :, own] += slope[:, :, before:]
+                    whole[:, :, :front] += slope[:, :, :front]
+                    whole[:, :, own : own + seen - front] += slope[:, :, front:]
         return grad_q, grad_k, grad_v, None, None, None
 
 
-def _of_row(part: Tensor, before: int, start: int, stop: int) -> Tensor:
+def _of_row(part: Tensor, tokens: int, span: Span) -> Tensor:
     """Return the keys or values that a row may see: those of the beginning, and its own."""
-    if not start:
-        return part[:, :, : before + stop]
+    start, stop, front = span
+    before = part.shape[2] - tokens
     own = part[:, :, before + start : before + stop]
-    return torch.cat([part[:, :, :before], own], dim=2) if before else own
+    if not front:
+        return own
+    return part[:, :, : before + stop] if front == before + start else torch.cat([part[:, :, :front], own], dim=2)
 
 
-def _pieces(start: int, stop: int, before: int) -> list[tuple[int, int, int]]:
-    """Return (first query, last query, keys seen) of each piece of a row."""
+def _pieces(span: Span) -> list[tuple[int, int, int]]:
+    """Return (first query, the one after the last, keys seen) of each piece of a row."""
+    start, stop, front = span
     firsts = range(start, stop, QUERIES)
     lasts = [min(first + QUERIES, stop) for first in firsts]
-    return [(first, last, before + last - start) for first, last in zip(firsts, lasts, strict=True)]
+    return [(first, last, front + last - start) for first, last in zip(firsts, lasts, strict=True)]
 
 
 def _part(mask: Tensor | None, first: int, last: int, seen: int) -> Tensor:

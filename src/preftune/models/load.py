@@ -278,7 +278,7 @@ def hidden_states(model: nn.Module, batch: TokenBatch) -> Tensor:
     if takes_spans(backbone):
         return _without_padding(model, backbone, batch)
     # Plain rows are padded on the right, so a causal model never looks at padding.
-    mask = None if batch.plain and not batch.beginning else _tree_masks(unwrap(model), batch)
+    mask = None if batch.plain and not batch.beginning else _masks(unwrap(model), batch.tree_mask)
     cache = after_beginning(model, batch.beginning, len(batch.ids)) if batch.beginning else {"use_cache": False}
     return _last_states(backbone, input_ids=batch.ids, attention_mask=mask, position_ids=batch.position_ids, **cache)
 
@@ -290,24 +290,19 @@ def _last_states(backbone: Any, **inputs: Any) -> Tensor:
 
 
 def _without_padding(model: nn.Module, backbone: Any, batch: TokenBatch) -> Tensor:
-    # All rows one after the other in one row: what is padding is not computed. Its hidden states are 0.
-    rows, places = batch.attention_mask.nonzero(as_tuple=True)
-
-    def laid_out(mask: Tensor) -> Tensor:  # [B, 1, T, P + T] → [1, 1, real tokens, P + T]
-        return mask[rows, :, places].transpose(0, 1)[None]
-
-    ends = batch.attention_mask.sum(1).cumsum(0).tolist()
-    masks = _tree_masks(unwrap(model), batch)
-    cache = after_beginning(model, batch.beginning, 1) if batch.beginning else {"use_cache": False}
+    # The beginning and then all rows, one after the other in one row: what is padding is not computed. Its hidden states are 0.
+    begun, rows, places = len(batch.beginning), *batch.attention_mask.nonzero(as_tuple=True)
+    beginning = torch.tensor(batch.beginning, dtype=torch.long, device=batch.ids.device)
+    ends = (begun + batch.attention_mask.sum(1).cumsum(0)).tolist()
     states = _last_states(
         backbone,
-        input_ids=batch.ids[rows, places][None],
-        attention_mask={kind: laid_out(mask) for kind, mask in masks.items()} if isinstance(masks, dict) else laid_out(masks),
-        position_ids=batch.position_ids[rows, places][None],
-        spans=list(pairwise([0, *ends])),
-        **cache,
+        input_ids=torch.cat([beginning, batch.ids[rows, places]])[None],
+        attention_mask=_masks(unwrap(model), batch.packed_mask),
+        position_ids=torch.cat([torch.arange(begun), batch.position_ids[rows, places]])[None],
+        spans=[(0, begun, 0)] * bool(begun) + [(start, stop, begun) for start, stop in pairwise([begun, *ends])],
+        use_cache=False,
     )
-    found = states[0]
+    found = states[0, begun:]
     return found.new_zeros(*batch.ids.shape, found.shape[-1]).index_put((rows, places), found)
 
 
@@ -331,15 +326,15 @@ def cache_arguments(backbone: Any, cache: Cache) -> dict[str, Any]:
     return {name: cache, "use_cache": True}
 
 
-def _tree_masks(model: PreTrainedModel, batch: TokenBatch) -> Tensor | dict[str, Tensor]:
+def _masks(model: PreTrainedModel, mask_of: Callable[[int | None], Tensor]) -> Tensor | dict[str, Tensor]:
     # transformers takes a mask of four dimensions as it is, so a layer's sliding window has to be in it.
     config: Any = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ())
     if "sliding_attention" in kinds:
-        masks = {"full_attention": batch.tree_mask(), "sliding_attention": batch.tree_mask(window)}
+        masks = {"full_attention": mask_of(None), "sliding_attention": mask_of(window)}
         return {kind: _fitting(model, mask) for kind, mask in masks.items()}
-    return _fitting(model, batch.tree_mask(None if kinds else window))
+    return _fitting(model, mask_of(None if kinds else window))
 
 
 def _fitting(model: PreTrainedModel, mask: Tensor) -> Tensor:
