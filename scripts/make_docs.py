@@ -121,13 +121,21 @@ def _call(name: str, value: Any) -> str:
             else f"`preftune.{name}`. Its keys:\n\n" + "\n".join(_table(value))
         )
     signature = inspect.signature(value)
-    given = [str(parameter) for parameter in signature.parameters.values()]
+    given = [_parameter(parameter) for parameter in signature.parameters.values()]
     first_keyword = next((i for i, p in enumerate(signature.parameters.values()) if p.kind is inspect.Parameter.KEYWORD_ONLY), None)
     if first_keyword is not None:
         given.insert(first_keyword, "*")
     lines = "".join(f"    {_without_modules(one)},\n" for one in given)
     returned = "" if signature.return_annotation is inspect.Signature.empty else f" -> {signature.return_annotation}"
     return f"```python\n{name}(\n{lines}){returned}\n```\n" if given else f"```python\n{name}(){returned}\n```\n"
+
+
+def _parameter(parameter: inspect.Parameter) -> str:
+    """Return a parameter as it is written in the source: annotations are text there already."""
+    stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+    told, default = parameter.annotation, parameter.default
+    annotation = "" if told is inspect.Parameter.empty else f": {told if isinstance(told, str) else inspect.formatannotation(told)}"
+    return f"{stars}{parameter.name}{annotation}" + ("" if default is inspect.Parameter.empty else f" = {default!r}")
 
 
 def _without_modules(text: str) -> str:
