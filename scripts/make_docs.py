@@ -139,7 +139,7 @@ def _parameter(parameter: inspect.Parameter) -> str:
 
 
 def _without_modules(text: str) -> str:
-    return re.sub(r"<(?:\w+\.)*(\w+) object at 0x\w+>", r"\1()", re.sub(r"\bpreftune\.[a-z_.]+\.", "", text))
+    return re.sub(r"<(?:\w+\.)*(\w+) object at 0x\w+>", r"\1()", re.sub(r"\bpreftune\.[a-z_.]+\.|\bPosix(?=Path)", "", text))
 
 
 def _listed(model: type[BaseModel]) -> bool:
