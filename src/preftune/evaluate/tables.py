@@ -283,9 +283,11 @@ def _estimates(content: Any, keys: tuple[str, ...], file: str, sources: Sources)
     if not isinstance(content, dict):
         return
     value = measured(content) if "value" in content else None
-    if value is None:
+    if value is None or not keys:
         for key, inner in content.items():
             yield from _estimates(inner, (*keys, str(key)), file, sources)
         return
     unit: Unit = "share" if 0 <= value.value <= 1 and (value.high or 1) <= 1 and (value.low or 0) >= 0 else "score"
-    yield ResultRow(" · ".join(keys).replace("_", " "), sources.value(value, unit, file, ".".join(keys[:2])))
+    entry = ".".join(keys[:2])
+    entry = entry if sources.anchor(file, entry) else keys[0]  # a list is one entry of its file
+    yield ResultRow(" · ".join(keys).replace("_", " "), sources.value(value, unit, file, entry))
