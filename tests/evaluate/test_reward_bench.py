@@ -72,6 +72,12 @@ def test_pairs_of_one_prompt_widen_the_interval():
     assert together.high - together.low > 1.7 * (apart.high - apart.low)
 
 
+def test_right_in_all_of_twenty_is_no_certainty():
+    result = assess([item(n, "own") for n in range(20)], [[1.0, 0.0]] * 20).everything
+    assert (result.value, result.high) == (1.0, 1.0)
+    assert result.low == pytest.approx(20 / (20 + 1.959964**2), abs=1e-3)  # Wilson
+
+
 def test_the_formats_are_read(tmp_path):
     turns = [{"role": "user", "content": "hello"}]
     rows = [

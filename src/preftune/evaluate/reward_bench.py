@@ -176,7 +176,7 @@ def assess(items: Sequence[Item], scores: Sequence[Sequence[float] | None], *, s
 
 def _estimate(value: float, drawn: Floats, n: int) -> Estimate:
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return Estimate(value, float(low), float(high), n)
+    return Estimate(value, min(value, float(low)), max(value, float(high)), n)
 
 
 def _share(rows: Sequence[tuple[Item, tuple[float, ...]]], seed: int) -> tuple[float, Floats, int]:
