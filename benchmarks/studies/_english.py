@@ -1,8 +1,8 @@
 """A small world of English sentences, and a language model of it that is pretrained on the fly.
 
 Its texts are passages of three sentences, facts ("Mora lives in Tavel."), and conversations whose answers are two sentences. Which verb a
-noun takes, and which object a verb, goes by a table of the world's seed, so that there is something to be known. People here prefer
-answers with more of the six warm adjectives. That is all that the reward model is told of.
+noun takes, and which object a verb, goes by a table of the world's seed, so that there is something to be known. The reward is
+how many of the six warm adjectives an answer has; pairs are labelled by it.
 """
 
 from __future__ import annotations

@@ -2,11 +2,12 @@
 
     python benchmarks/studies/retention.py --out DIR
 
-A Llama of two layers learns the world of `_english.py`; a reward model learns from pairs that people here prefer warm words; then the
-stage `train ppo` trains all weights, for several numbers of steps, in three ways: as it is, with a stronger KL penalty, and with the
-mix (`ptx_coef`, `ptx_text`). The mix holds passages, and facts about half of the people. Measured on held-out passages (bits per byte), on
-the facts about either half (share answered rightly among eight towns; nats by which the right town wins), and on answers to held-out
-prompts (reward, KL to the start). "At equal reward" means: straight between runs, at the highest reward that all three ways reach.
+A Llama of two layers learns the world of `_english.py`. Its reward is how many warm words an answer has, counted by a function; the stage
+`train ppo` trains all weights on it, for several numbers of steps, in three ways: as it is, with a stronger KL penalty, and with the mix
+(`ptx_coef`, `ptx_text`). The mix holds passages, and facts about half of the people. Measured on held-out passages (bits per byte), on the
+facts about either half (share answered rightly among eight towns; nats by which the right town wins), and on answers to new prompts
+(reward, KL to the start). "At equal reward" means: straight between runs, at the highest reward that all three ways reach. The reward
+model only lends the critic its body: it counts nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _english import NAMES, NOUNS, TOWNS, World, pretrain, warmth
+from _english import NAMES, NOUNS, TOWNS, WARM, World, pretrain, warmth
 from _out import COLOURS, INK, MARKERS, arguments, plt, spread, told, write
 
 from preftune.data.batches import Group
@@ -29,7 +30,6 @@ from preftune.data.importing import import_preferences
 from preftune.data.snapshot import snapshot
 from preftune.evaluate.subject import Subject
 from preftune.records import Message
-from preftune.rollout.score import Scorer, load_scorer
 from preftune.stages import ppo, reward
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -37,6 +37,10 @@ WAYS: dict[str, dict[str, Any]] = {
     "PPO, 3 × the KL penalty": {"kl_coef": 0.15},
     "PPO with the mix": {"kl_coef": 0.05, "ptx_coef": 2.0, "ptx_text": "mix.txt"},
 }
+REWARD = f"""
+def words(prompts, completions, facts):
+    return [sum(word.strip(".") in {WARM} for word in text.split()) for text in completions]
+"""
 IN_MIX, NOT_IN_MIX = NAMES[::2], NAMES[1::2]
 ANSWER_TOKENS = 24
 MEASURES = ("bits per byte", "facts in the mix", "facts not in it", "lead in the mix", "lead not in it")
@@ -58,13 +62,11 @@ class Size:
 class Exam:
     """What a model is asked: texts, facts and prompts of a world that no training text was drawn with."""
 
-    def __init__(self, world: World, size: Size, scorer: Scorer, start: Path) -> None:
+    def __init__(self, world: World, size: Size, start: Path) -> None:
         draw = random.Random("exam")
-        self.world, self.scorer, self.start = world, scorer, Subject(start)
+        self.world, self.start = world, Subject(start)
         self.texts = [world.passage(draw) for _ in range(size.texts)]
         self.prompts = [(Message(role="user", content=f"{i}: tell me about the {draw.choice(NOUNS)}."),) for i in range(size.prompts)]
-        scores = scorer.score(self._answers(self.start))
-        self.unit = float(scores.mean()), float(scores.std())
 
     def _answers(self, subject: Subject) -> list[Group]:
         samples = subject.sample(self.prompts, max_new_tokens=ANSWER_TOKENS, temperature=1.0, seed=0)
@@ -72,7 +74,7 @@ class Exam:
         return [Group(tuple(subject.renderer.prompt_ids(prompt)), (sample.ids,), i) for i, (prompt, sample) in enumerate(asked)]
 
     def take(self, folder: Path) -> dict[str, float]:
-        """Return the measures of a model, with its reward in sd of the start's answers, and its KL to the start."""
+        """Return the measures of a model, with its reward (warm words an answer) and its KL to the start."""
         subject = Subject(folder)
         bits, covered = zip(*subject.bits(self.texts), strict=True)
         found: dict[str, float] = {"bits per byte": sum(bits) / sum(covered)}
@@ -82,8 +84,7 @@ class Exam:
         groups = self._answers(subject)
         mine, its = (model.completion_logprobs(groups) for model in (subject, self.start))
         found["kl"] = float(np.mean([one[0] - other[0] for one, other in zip(mine, its, strict=True)]))
-        found["reward"] = (float(self.scorer.score(groups).mean()) - self.unit[0]) / self.unit[1]
-        return found | {"warm words": float(np.mean([warmth(subject.renderer.decode(group.completions[0])) for group in groups]))}
+        return found | {"reward": float(np.mean([warmth(subject.renderer.decode(group.completions[0])) for group in groups]))}
 
     def _leads(self, subject: Subject, names: list[str]) -> np.ndarray:
         """Return the nats by which the right town is likelier than the likeliest wrong one, of each name."""
@@ -101,12 +102,14 @@ def rows_of(seed: int, size: Size, folder: Path) -> list[Row]:
     (folder / "pairs.jsonl").write_text("\n".join(lines), encoding="utf-8")
     mix = [world.passage(draw) if i % 2 else world.facts(draw, IN_MIX) for i in range(600)]
     (folder / "mix.txt").write_text("\n\n".join(mix), encoding="utf-8")
+    (folder / "warm.py").write_text(REWARD, encoding="utf-8")
     import_preferences(folder / "pairs.jsonl", folder / "store.db")
     data = snapshot(folder / "store.db", folder / "snapshots", held_out=0.1)
     common = {"data": str(data), "model": str(base), "adapter": None, "seed": seed, "max_tokens": 128}
-    judge = reward.run(reward.RewardConfig(**common, lr=1e-3, epochs=2, batch_size=16), folder / "runs")
-    exam = Exam(world, size, load_scorer(judge), base)
+    judge = reward.run(reward.RewardConfig(**common, lr=1e-3, epochs=1, batch_size=16), folder / "runs")
+    exam = Exam(world, size, base)
     start = exam.take(base)
+    rewards = [{"model": str(judge), "weight": 0.0}, {"function": "warm.py:words"}]
     rows: list[Row] = []
     for way, settings in WAYS.items():
         rows.append({"seed": seed, "way": way, "steps": 0} | start)
@@ -114,7 +117,8 @@ def rows_of(seed: int, size: Size, folder: Path) -> list[Row]:
             own = settings | ({"ptx_text": str(folder / "mix.txt")} if "ptx_text" in settings else {})
             run = ppo.run(
                 ppo.PPOConfig(
-                    **common, reward_model=str(judge), steps=steps, prompts_per_step=16, samples_per_prompt=4, max_new_tokens=ANSWER_TOKENS,
+                    **common, reward_model=str(judge), rewards=rewards, steps=steps, prompts_per_step=16,
+                    samples_per_prompt=4, max_new_tokens=ANSWER_TOKENS,
                     lr=5e-4, value_lr=1e-3, warmup=0.0, **own,
                 ),
                 folder / "runs",
@@ -144,13 +148,12 @@ def table(rows: list[Row], seeds: int) -> tuple[list[list[dict[str, str]]], dict
     change = {
         (way, what): [at(of(rows, way, seed), level, what) - of(rows, way, seed)[0][what] for seed, level in enumerate(levels)]
         for way in WAYS
-        for what in ("kl", "warm words", *MEASURES)
+        for what in ("kl", *MEASURES)
     }
     for way in WAYS:
         cells = {
             "reward": told(levels, 2),
             "KL, nats": told(change[way, "kl"], 2),
-            "warm words, change": told(change[way, "warm words"], 2),
         }
         cells |= {f"{what}, change": told(change[way, what], 4 if what == "bits per byte" else 2) for what in MEASURES}
         equal.append({"way": way} | cells)
@@ -160,10 +163,7 @@ def table(rows: list[Row], seeds: int) -> tuple[list[list[dict[str, str]]], dict
     for way in WAYS:
         for steps in dict.fromkeys(row["steps"] for row in rows):
             its = [row for row in rows if row["way"] == way and row["steps"] == steps]
-            cells = {
-                what: told([row[what] for row in its], 3 if what == "bits per byte" else 2)
-                for what in ("reward", "kl", "warm words", *MEASURES)
-            }
+            cells = {what: told([row[what] for row in its], 3 if what == "bits per byte" else 2) for what in ("reward", "kl", *MEASURES)}
             runs.append({"way": way, "steps": str(steps)} | cells)
     return [equal, runs], summary
 
@@ -179,8 +179,8 @@ def plot(rows: list[Row], seeds: int) -> object:
             panels[0].plot(rewards, [row["bits per byte"] for row in run], **style, label=way if seed == 0 else None)
             panels[1].plot(rewards, [row["lead not in it"] for row in run], **style)
             panels[1].plot(rewards, [row["lead in the mix"] for row in run], **style | {"ls": ":", "lw": 0.8})
-    panels[0].set(xlabel="reward, sd of the start", ylabel="neutral prose, bits per byte")
-    panels[1].set(xlabel="reward, sd of the start", ylabel="lead of the right town, nats (dotted: in the mix)")
+    panels[0].set(xlabel="reward, warm words an answer", ylabel="neutral prose, bits per byte")
+    panels[1].set(xlabel="reward, warm words an answer", ylabel="lead of the right town, nats (dotted: in the mix)")
     panels[1].axhline(0, color=INK, lw=0.5)
     panels[0].legend()
     return figure
@@ -190,7 +190,7 @@ def main() -> None:
     """Run all seeds, compare, write."""
     options = arguments(__doc__.splitlines()[0])
     torch.set_num_threads(1)
-    size = Size(seeds=5, pretraining=600, pairs=200, steps=(8, 16, 32), texts=200, prompts=200)
+    size = Size(seeds=4, pretraining=600, pairs=60, steps=(8, 24), texts=150, prompts=150)
     if options.quick:
         size = Size(seeds=2, pretraining=60, pairs=60, steps=(2,), texts=20, prompts=20)
     rows: list[Row] = []
