@@ -20,7 +20,7 @@ from preftune.manifest import hash_folder, write_json
 
 COMMANDS = (
     "demo init import mine sample pick label check advise snapshot export train evaluate compare probe tune scale report release "
-    "serve config"
+    "serve feedback loop config"
 ).split()
 GOOD = {"prompt": "Sort a list.", "chosen": "sorted(items)", "rejected": "items.sort()"}
 

@@ -27,13 +27,14 @@ from preftune._cli_inputs import (
     stage_functions,
 )
 from preftune._cli_label import label
+from preftune._cli_loop import loop
 from preftune._cli_mine import mine
 from preftune._cli_output import Json, print_json, print_result, run_app
 from preftune._cli_pick import pick
 from preftune._cli_probe import probe
 from preftune._cli_report import report
 from preftune._cli_sample import sample
-from preftune._cli_serve import serve
+from preftune._cli_serve import feedback, serve
 from preftune._cli_snapshot import snapshot
 from preftune._cli_tune import scale, tune
 
@@ -220,6 +221,8 @@ def release(
 
 
 app.command()(serve)
+app.command()(feedback)
+app.command()(loop)
 
 
 @app.command()

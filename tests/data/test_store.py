@@ -296,6 +296,13 @@ WRITTEN_BY["0003"] = [
                'cccc', 'cccc', '2026-01-02 03:04:05.000000', '2026-01-02 03:04:05.000000')""",
     "INSERT INTO submissions (assignment_id, id, judgement_id, created) VALUES ('a1', 'once', 'cccc', '2026-01-02 03:04:05.000000')",
 ]
+WRITTEN_BY["0004"] = [
+    *WRITTEN_BY["0003"],
+    "INSERT INTO consents (id, text, created) VALUES ('k1', 'It is kept.', '2026-01-02 03:04:05.000000')",
+    """INSERT INTO feedback (about, kind, rater, prompt_id, judgement_id, said, candidate_ids, models, made, consent_id, created, expires)
+       VALUES ('eeee', 'better', 'user-1', 'ID', 'cccc', 'cccc', '["aaaa", "bbbb"]', '["m", "n"]', '[]', 'k1',
+               '2026-01-02 03:04:05.000000', '2026-03-02 03:04:05.000000')""",
+]
 
 
 def test_every_version_of_the_schema_has_rows_to_upgrade_from() -> None:
@@ -323,7 +330,7 @@ def test_a_store_of_a_newer_version_is_refused(tmp_path: Path) -> None:
         raw.execute(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
     raw.close()
     for way in (Store.open, Store.create):
-        with pytest.raises(DataError, match=r"newer preftune \(its schema is 9999, this one knows up to 0003\).*Upgrade preftune"):
+        with pytest.raises(DataError, match=r"newer preftune \(its schema is 9999, this one knows up to 0004\).*Upgrade preftune"):
             way(tmp_path / "s.db")
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import http.client
 import json
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
-import uvicorn
+from tests.serving_site import listening
 
 from preftune.models.load import load_causal_lm, load_renderer
 from preftune.records import Message
-from preftune.release.serving.app import Service, make_app, settled
+from preftune.release.serving.app import Service
+from preftune.release.serving.arms import Arm
+from preftune.release.serving.text import settled
 from preftune.rollout.generate import generate
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -24,15 +25,9 @@ CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 def served(tiny_folder):
     folder = tiny_folder("llama")
     model, renderer = load_causal_lm(folder).requires_grad_(False).eval(), load_renderer(folder, "plain")
-    service = Service(model, renderer, name="tiny", keys=["right"])
-    server = uvicorn.Server(uvicorn.Config(make_app(service), port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield server.servers[0].sockets[0].getsockname()[1], service, model, renderer
-    server.should_exit = True
-    thread.join()
+    service = Service([Arm(model, renderer, "tiny")], keys=["right"])
+    with listening(service) as port:
+        yield port, service, model, renderer
 
 
 def post(served, path, body, key="right"):
@@ -97,9 +92,9 @@ def test_a_client_that_leaves_gives_its_place_up(served):
         response.read(10)
     connection.close()
     end = time.monotonic() + 30
-    while served[1].worker._tickets and time.monotonic() < end:
+    while served[1].arms["tiny"].worker._tickets and time.monotonic() < end:
         time.sleep(0.02)
-    assert not served[1].worker._tickets
+    assert not served[1].arms["tiny"].worker._tickets
     assert post(served, CHAT, chat())[0] == 200
 
 
@@ -108,12 +103,14 @@ def test_a_client_that_leaves_gives_its_place_up(served):
     [
         (401, chat(), "wrong", "key is wrong"),
         (400, b'{"messages": [', "right", "Invalid JSON"),
-        (400, chat(top_logprobs=3), "right", "top_logprobs"),
+        (400, chat(top_logprobs=3), "right", "goes with logprobs"),
+        (400, chat(logprobs=True, top_logprobs=21), "right", "top_logprobs"),
         (400, chat(colour="red"), "right", "colour"),
-        (400, chat("word " * 100_000), "right", "context ends at"),
+        (400, chat("word " * 100_000), "right", "500,000 characters"),
+        (400, chat("word " * 600), "right", "context ends at"),
         (413, b" " * 10_000_001, "right", "10,000,000 bytes"),
     ],
-    ids=["wrong key", "malformed", "not kept", "unknown", "long prompt", "long body"],
+    ids=["wrong key", "malformed", "no logprobs", "too many", "unknown", "very long prompt", "long prompt", "long body"],
 )
 def test_what_cannot_be_served_is_refused_in_words(served, status, body, key, said):
     got, text = post(served, CHAT, body, key)

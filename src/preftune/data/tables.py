@@ -231,6 +231,36 @@ submissions = Table(
     PrimaryKeyConstraint("assignment_id", "id"),
 )
 
+# A served model: what its users say. The words themselves are judgements and demonstrations.
+
+consents = Table(
+    "consents",  # what users were told before they said anything
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("text", Text, nullable=False),
+    Column("created", Moment, nullable=False),
+)
+
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("about", String(16), nullable=False, index=True),  # the same rater's words of one kind on the same answers
+    Column("kind", String(8), nullable=False),  # thumb, edit, better
+    Column("rater", Text, nullable=False),
+    Column("prompt_id", String(16), ForeignKey("prompts.id"), nullable=False, index=True),
+    Column("judgement_id", String(16), ForeignKey("judgements.id", deferrable=True, initially="DEFERRED"), nullable=False),
+    Column("demonstration_id", String(16)),
+    Column("said", String(16), nullable=False),  # the judgement's id without what it supersedes; empty: taken back
+    Column("candidate_ids", JSON, nullable=False),
+    Column("models", JSON, nullable=False),  # who wrote each of them
+    Column("split", JSON(none_as_null=True)),  # the two models between which the user was drawn
+    Column("made", JSON, nullable=False),  # ids of the prompt and the candidates that came to the store by feedback
+    Column("consent_id", String(16), ForeignKey("consents.id"), nullable=False),
+    Column("created", Moment, nullable=False),
+    Column("expires", Moment, nullable=False, index=True),
+)
+
 # The house's own.
 
 protocols = Table(

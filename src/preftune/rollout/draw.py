@@ -44,6 +44,16 @@ def draw(logits: Tensor, uniforms: Tensor, temperatures: Tensor, top_p: Tensor |
     return tokens, drawn.cpu().double().log() - totals.log()
 
 
+def likeliest(logits: Tensor, temperatures: Tensor, count: int) -> list[list[tuple[int, float]]]:
+    """Return of each row the `count` likeliest tokens with their log-probs in nats, as `draw` would count them, the likeliest first.
+
+    logits: float [R, V], left as they are. temperatures: [R]; 0 counts as 1.
+    """
+    scaled = logits.float() / torch.where(temperatures == 0, 1.0, temperatures)[:, None].to(logits.device)
+    values, tokens = scaled.log_softmax(-1).topk(min(count, logits.shape[1]), dim=-1)
+    return [list(zip(*row, strict=True)) for row in zip(tokens.tolist(), values.tolist(), strict=True)]
+
+
 def _padded(weights: Tensor) -> Tensor:
     # [R, V] → [R, blocks, BLOCK], without a copy where the vocabulary fills its last block.
     missing = -weights.shape[1] % BLOCK

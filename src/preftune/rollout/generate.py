@@ -71,7 +71,7 @@ def generate(
     with whole_for_a_while(model):
         while batcher.busy:
             before = len(samples)
-            for handle, token, logprob, last, finished in batcher.step():
+            for handle, token, logprob, last, finished, _ in batcher.step():
                 ids[handle].append(token)
                 logprobs[handle].append(logprob)
                 if last:

@@ -20,7 +20,7 @@ from preftune.data.batches import shared_beginning
 from preftune.errors import ConfigError, DataError
 from preftune.models.load import after_beginning, cache_arguments, device_of, max_context, output_head, unwrap
 from preftune.rollout.cache import Prefilled, RunningCache
-from preftune.rollout.draw import draw, uniforms
+from preftune.rollout.draw import draw, likeliest, uniforms
 
 CACHE_BYTES = 3 << 29  # 1.5 GiB: what an evaluation on 2 cores can spare beside a small model
 FEWEST_ROWS, MOST_ROWS = 8, 128
@@ -31,13 +31,15 @@ CHUNK_TOKENS = 1024  # of prompts in one forward pass: longer ones are no faster
 
 class Drawn(NamedTuple):
     """A token of a request. logprob: nats, at the request's temperature (greedy: at 1), of the whole distribution. last: no more
-    tokens come. finished: it ended with a stop token; last and not finished = cut at its limit or at the end of the context."""
+    tokens come. finished: it ended with a stop token; last and not finished = cut at its limit or at the end of the context. top: the
+    likeliest tokens with their log-probs, as many as were asked for."""
 
     handle: int
     token: int
     logprob: float
     last: bool
     finished: bool
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass
@@ -49,6 +51,7 @@ class _Request:
     max_new_tokens: int
     stop_ids: frozenset[int]
     top_p: float
+    top_logprobs: int
     uniforms: list[float] = field(default_factory=list)
     hidden: Tensor | None = None  # [H], of the prompt's last token: what a further sample of the prompt starts from
     drawn: int = 0
@@ -98,12 +101,14 @@ class Batcher:
         max_new_tokens: int,
         stop_ids: frozenset[int],
         top_p: float = 1.0,
+        top_logprobs: int = 0,
     ) -> int:
         """Take a request and return its handle.
 
         prompt: token ids. seed: of its draws; the same seed and prompt give the same tokens. temperature: 0 = the likeliest token each
         time. max_new_tokens: its limit; the model's context may end it before. top_p: draw from the likeliest tokens that
         hold so much of the probability; for serving alone, since reinforcement learning needs draws from what is scored.
+        top_logprobs: how many of the likeliest tokens to give beside each drawn one.
         Raises DataError for a prompt that is empty or fills the context, ConfigError for settings out of bounds.
         """
         if not prompt:
@@ -118,7 +123,7 @@ class Batcher:
             raise ConfigError(given, "sampling", "Use a temperature of at least 0, top_p above 0 and up to 1, and one new token or more.")
         self._handles += 1
         limit = min(max_new_tokens, room)
-        self._waiting.append(_Request(self._handles, tuple(prompt), seed, temperature, limit, stop_ids, top_p))
+        self._waiting.append(_Request(self._handles, tuple(prompt), seed, temperature, limit, stop_ids, top_p, top_logprobs))
         return self._handles
 
     def cancel(self, handle: int) -> None:
@@ -210,10 +215,13 @@ class Batcher:
 
     def _draw(self, hidden: Tensor) -> list[Drawn]:
         rows = self._rows
+        logits = output_head(self.model).logits(hidden)
+        temperatures = torch.tensor([request.temperature for request in rows])
+        top = self._top(logits, temperatures)
         tokens, logprobs = draw(
-            output_head(self.model).logits(hidden),
+            logits,
             torch.tensor([request.uniforms[request.drawn] for request in rows], dtype=torch.float64),
-            torch.tensor([request.temperature for request in rows]),
+            temperatures,
             torch.tensor([request.top_p for request in rows]),
         )
         result = []
@@ -221,8 +229,16 @@ class Batcher:
             request.drawn, request.token = request.drawn + 1, token
             finished = token in request.stop_ids
             request.ended = finished or request.drawn == request.max_new_tokens
-            result.append(Drawn(request.handle, token, logprob, request.ended, finished))
+            result.append(Drawn(request.handle, token, logprob, request.ended, finished, top.get(request.handle, ())))
         return result
+
+    def _top(self, logits: Tensor, temperatures: Tensor) -> dict[int, tuple[tuple[int, float], ...]]:
+        places = [place for place, request in enumerate(self._rows) if request.top_logprobs]
+        if not places:
+            return {}
+        asked = [self._rows[place] for place in places]
+        found = likeliest(logits[places], temperatures[places], max(request.top_logprobs for request in asked))
+        return {request.handle: tuple(top[: request.top_logprobs]) for request, top in zip(asked, found, strict=True)}
 
 
 def _runs(admitted: Sequence[_Request]) -> list[tuple[tuple[int, ...], int]]:

@@ -225,8 +225,10 @@ def _refresh_overlap(store: Store, settings: LabelSettings) -> None:
 
 
 def _prompts_without_items(connection: Connection, *, after: int) -> list[Row[tuple[int, str]]]:
-    prompts, items = tables.prompts, tables.items
-    query = select(prompts.c.number, prompts.c.id).where(prompts.c.number > after, ~exists().where(items.c.prompt_id == prompts.c.id))
+    # What users of a served model wrote is not shown to raters: they were told that it is kept for training.
+    prompts, items, feedback = tables.prompts, tables.items, tables.feedback
+    asked = (~exists().where(table.c.prompt_id == prompts.c.id) for table in (items, feedback))
+    query = select(prompts.c.number, prompts.c.id).where(prompts.c.number > after, *asked)
     return list(connection.execute(query.order_by(prompts.c.number).limit(CHUNK)))
 
 
