@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from preftune.evaluate.preference import measure_preference
     from preftune.evaluate.report import write_report
     from preftune.evaluate.run import evaluate as evaluate_model
+    from preftune.loop import make_plan as plan_loop
+    from preftune.loop import run as run_loop
     from preftune.manifest import read_manifest
     from preftune.progress import Progress, Silent
     from preftune.project import init_project
@@ -98,6 +100,8 @@ _PUBLIC = {
     "release_run": ("release.export", "release"),
     "judgements_behind": ("release.provenance", "judgements_behind"),
     "report": ("release.report", "report"),
+    "plan_loop": ("loop", "make_plan"),
+    "run_loop": ("loop", "run"),
     "run_demo": ("demo", "demo"),
     "describe_config": ("config", "describe"),
     "Filters": ("data.filters", "Filters"),
@@ -170,11 +174,13 @@ __all__ = [
     "mine",
     "next_pairs",
     "pick",
+    "plan_loop",
     "probe_reward",
     "read_manifest",
     "release_run",
     "report",
     "run_demo",
+    "run_loop",
     "sample_candidates",
     "scale",
     "scaled_run",

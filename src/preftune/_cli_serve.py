@@ -66,7 +66,10 @@ def serve(
     kept = f"Feedback goes to {desk.store.where} for {keep_days} days." if desk else "There is no store here, so no feedback is taken."
     print(f"{kept} Chat: http://{host}:{port}", file=sys.stderr)
     try:
-        uvicorn.run(make_app(service), host=host, port=port, log_level="warning")
+        # h11: the other parser that uvicorn takes where it is installed, httptools, reads headers without end
+        uvicorn.run(
+            make_app(service), host=host, port=port, log_level="warning", access_log=False, server_header=False, http="h11", ws="none"
+        )
     finally:
         if desk is not None:
             desk.store.close()
