@@ -6,8 +6,9 @@ The work: `preftune serve` with SmolLM2-135M-Instruct in a process of its own, o
 and streams up to 64 tokens; every other one is greedy, the rest draw at temperature 1 with a seed of their own. First all go one after
 the other, then all at once, then again while other clients misbehave: they leave in the middle of an answer, send 100,000 tokens, half a
 JSON object, ten megabytes, a wrong key.
-ratio: tokens a second together over one by one. same_text: how many of the streams said what they say alone, to the letter. failed:
-streams without an end. first_token_p95: seconds, of the streams that began at once.
+ratio: tokens a second together over one by one. same_text: how many of the streams said what they say alone, to the letter; others part
+after `parted_after` characters, where the last bits of the arithmetic tipped a draw. mixed_up: those that begin more like another's
+answer than like their own. failed: streams without an end. first_token_p95: seconds, of the streams that began at once.
 """
 
 from __future__ import annotations
@@ -111,6 +112,22 @@ async def misbehave(client: httpx2.AsyncClient, bodies: list[dict[str, Any]]) ->
     return statuses | {"left": left.count("left")}
 
 
+def agreement(alone: list[Stream], found: list[Stream | BaseException]) -> dict[str, Any]:
+    """Return how far the streams said together what each says alone."""
+
+    def shared(place: int, text: str) -> int:
+        return len(os.path.commonprefix([alone[place].text, text]))
+
+    texts = [one.text if isinstance(one, Stream) else "" for one in found]
+    others = [[shared(other, text) for other in range(len(alone)) if other != place] for place, text in enumerate(texts)]
+    own = [shared(place, text) for place, text in enumerate(texts)]
+    return {
+        "same_text": sum(one.text == text for one, text in zip(alone, texts, strict=True)),
+        "mixed_up": sum(max(theirs) > mine for mine, theirs in zip(own, others, strict=True)),
+        "parted_after": [mine for mine, one, text in zip(own, alone, texts, strict=True) if one.text != text],
+    }
+
+
 def peak_mib(process: int) -> float | None:
     """Return the most memory that a process had, where the system tells."""
     try:
@@ -139,8 +156,8 @@ async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
         "streams": options.streams,
         "tokens": sum(one.tokens for one in whole),
         "failed": options.streams - len(whole),
-        "same_text": sum(isinstance(b, Stream) and a.text == b.text for a, b in zip(alone, found, strict=True)),
-        "same_text_beside_misbehaviour": sum(isinstance(b, Stream) and a.text == b.text for a, b in zip(alone, again, strict=True)),
+        **agreement(alone, found),
+        "beside_misbehaviour": agreement(alone, again),
         "tokens_per_second_alone": round(rates[0], 1),
         "tokens_per_second_together": round(rates[1], 1),
         "ratio": round(rates[1] / rates[0], 2),

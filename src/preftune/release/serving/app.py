@@ -29,7 +29,7 @@ from preftune.release.serving.asked import Asked, AskedChat, AskedFeedback, Aske
 from preftune.release.serving.desk import Desk, results
 from preftune.release.serving.form import Form, Piece, TokenLogprob
 from preftune.release.serving.problems import Problem, read, refuse
-from preftune.release.serving.text import Decode, Reader
+from preftune.release.serving.text import UNREADABLE, Decode, Reader
 from preftune.release.serving.worker import Ticket
 
 AUTO = "auto"  # the model's name that leaves it to the server
@@ -189,7 +189,9 @@ class Keeper:
 
     def __call__(self, name: str, index: int, text: str) -> None:
         """Keep an answer, unless it holds nothing, or the conversation does not end with the user."""
-        messages = tuple(self._asked.messages)
+        # No database keeps a NUL, which an untaught model may well write.
+        messages = tuple(m.model_copy(update={"content": m.content.replace("\0", UNREADABLE)}) for m in self._asked.messages)
+        text = text.replace("\0", UNREADABLE)
         if text.strip() and messages[-1].role == "user":
             sampling = {"temperature": self._asked.temperature, "top_p": self._asked.top_p}
             self._desk.given.add(Answer(name, index, messages, text, self._model, self._split, sampling))

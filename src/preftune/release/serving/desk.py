@@ -55,8 +55,7 @@ class Desk:
             said = "The consent text has changed, or was not shown. Get it from GET /v1/feedback, show it, and send its id as consent."
             raise Problem(400, said, "consent_required", "consent")
         answers = tuple(self._find(one.id, one.index) for one in asked.answers)
-        texts = [asked.edit, asked.comment, *(text for one in answers for text in (one.text, *(m.content for m in one.messages)))]
-        if any("\0" in text for text in texts if text):
+        if any("\0" in text for text in (asked.edit, asked.comment) if text):
             raise Problem(400, "A text holds a NUL character, which no database keeps. Leave it out.", "invalid_request")
         rater = self.rater(f"user {user}" if user is not None else f"answer {answers[0].id}")
         word = Word(answers, rater, asked.thumb, asked.edit, asked.better, asked.comment)
