@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,8 @@ def agreement(alone: list[Stream], found: list[Stream | BaseException]) -> dict[
     """Return how far the streams said together what each says alone."""
 
     def shared(place: int, text: str) -> int:
-        return len(os.path.commonprefix([alone[place].text, text]))
+        pairs = zip(alone[place].text, text, strict=False)
+        return sum(1 for _ in takewhile(lambda two: two[0] == two[1], pairs))
 
     texts = [one.text if isinstance(one, Stream) else "" for one in found]
     others = [[shared(other, text) for other in range(len(alone)) if other != place] for place, text in enumerate(texts)]
