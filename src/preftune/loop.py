@@ -193,12 +193,13 @@ def run(plan: Plan, store: str, directory: Path = Path(), *, full: bool = False,
         trained, data, base=base_under(trained), reward_model=plan.reward_model, out=directory / "reports", size=size, progress=progress
     )
     measured = read_evaluation(report)
-    released, refused = None, ()
+    released: Path | None = None
+    refused: tuple[str, ...] = ()
     try:
         released = release(trained, report, directory / "releases", progress=progress)
     except Refused as error:
         refused = judge(measured).reasons or (str(error),)
-    facts = {
+    facts: dict[str, Any] = {
         "heard": plan.heard.__dict__,
         "start": str(plan.start),
         "snapshot": str(data),
