@@ -118,7 +118,7 @@ def _judgements(store: Store, ids: Sequence[str]) -> dict[str, Judgement]:
 
 
 def _named(seen: Verdict, a: str, b: str) -> str:
-    return f"A = {a}, B = {b}. {seen}"
+    return f"A = {a}, B = {b}: {seen}."
 
 
 @dataclass(frozen=True)

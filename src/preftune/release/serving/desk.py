@@ -20,8 +20,7 @@ KEEP_DAYS = 90
 CONSENT = """\
 Your feedback is kept to improve this model: the conversation up to the answer, the answer, and what you say about it.
 It is kept under a made-up name, not under yours. The people who run this server can read it and train models on it.
-It is deleted {days} days after your last word on that answer; data sets frozen and models trained before that day keep what
-they learned from it.
+It is deleted {days} days after your last word on that answer. Data sets and models made before that day keep what they took.
 Leave out what must not be kept: passwords, and what is said of other people.
 """
 
