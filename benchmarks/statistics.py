@@ -12,22 +12,31 @@ the files beside the checkout (or in FOLDER); null where they are not there. The
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import sys
+import sysconfig
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Run as a file, Python puts this folder on the path, where the module's own name would hide the standard library's `statistics`.
-sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+# Run as a file, a benchmark has this folder on its path, where this file hides the standard library's `statistics`.
+if __name__ == "__main__":
+    sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+else:  # another benchmark, or a library that it loads, has asked for the standard library's
+    spec = importlib.util.spec_from_file_location("statistics", Path(sysconfig.get_path("stdlib")) / "statistics.py")
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules["statistics"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["statistics"])
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from preftune.data.sequential import verdict  # noqa: E402
-from preftune.evaluate.length_control import fit, length_controlled  # noqa: E402
-from preftune.evaluate.orders import fleiss_kappa, orders  # noqa: E402
-from preftune.evaluate.statistics import clustered_rate, non_inferiority, required_items  # noqa: E402
+from preftune.data.sequential import verdict
+from preftune.evaluate.length_control import fit, length_controlled
+from preftune.evaluate.orders import fleiss_kappa, orders
+from preftune.evaluate.statistics import clustered_rate, non_inferiority, required_items
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
