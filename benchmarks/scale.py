@@ -163,10 +163,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two layers of the model and few pairs, in under a minute")
     parser.add_argument("--runs", type=int, default=1, help="how often each is measured, in turn; the quickest of each counts")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--batch-size", type=int, help="rows a step, of sft, reward and dpo")
     parser.add_argument("--faults", action="store_true", help="kill a process, too")
     parser.add_argument("--stage", choices=["sft", "reward", "dpo", "ppo", "rloo"], default="dpo")
     arguments = parser.parse_args()
     sizes = QUICK if arguments.quick else SIZES
+    if arguments.batch_size:
+        sizes["settings"] |= {"batch_size": arguments.batch_size, "token_budget": 4096}
+        sizes["pairs"] = round(arguments.batch_size * 50 / 9)  # of which a tenth is held out: five steps
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model, data = prepare(folder, sizes)

@@ -60,7 +60,8 @@ def _on_glibc() -> bool:
 
 def freed_memory_is_kept(device: torch.device) -> bool:
     """Say whether `keep_freed_memory` works on what is computed on this device."""
-    return device.type == "cpu" and _on_glibc()
+    # Not of several processes: layers that are gathered and let go leave holes of their size.
+    return device.type == "cpu" and _on_glibc() and world.size() == 1
 
 
 def give_back_freed_memory() -> None:
@@ -195,8 +196,8 @@ def load_causal_lm(
     """
     device = device or find_device()
     dtype = dtype or fitting_dtype(device, trained_whole=trained_whole)
-    keep_freed_memory()
     if world.size() == 1:
+        keep_freed_memory()
         return _load_whole(path, device, dtype)
     folder = path / "model" if (path / MANIFEST).exists() and (path / "model").exists() else path
     in_parts = load_parts_of(AutoModelForCausalLM, folder, device, dtype, trained=trained_whole)
