@@ -47,7 +47,7 @@ os._exit(code)
 """
 STOP = 3
 # Micro-batches of uneven size and of an odd number; a last batch of an epoch with fewer rows than there are processes.
-OFFLINE: dict[str, Any] = {"batch_size": 5, "epochs": 2, "token_budget": 96}
+OFFLINE: dict[str, Any] = {"batch_size": 5, "epochs": 1, "token_budget": 96}
 ONLINE: dict[str, Any] = {"steps": 3, "token_budget": 128}
 MOVES: dict[str, Any] = {"reference_update": {"every": 2, "mix": 0.5}}
 # An adapter and all weights; measurements on held-out rows; layers computed again; what a loss takes from its whole batch; a reference
