@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from preftune.errors import DataError
+from preftune.evaluate.json_lines import numbered_lines
 from preftune.progress import Progress
 from preftune.records import Prompt
 
@@ -40,12 +41,10 @@ def read_answers(path: Path, prompts: Sequence[Prompt]) -> list[str]:
     """
     found: dict[str, str] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"the answers cannot be read ({error})", str(path), "Give a JSON Lines file in UTF-8.") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(text):
         try:
             row = json.loads(line)
             prompt, answer = row["prompt"], row["answer"]

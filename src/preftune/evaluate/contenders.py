@@ -16,6 +16,7 @@ from preftune.data.endpoints import Endpoint
 from preftune.data.remote import Ask, RemoteError, Reply, complete_all
 from preftune.errors import ConfigError, DataError, ModelError
 from preftune.evaluate.blind import read_answers
+from preftune.evaluate.json_lines import numbered_lines
 from preftune.manifest import begin, content_seed, hash_file, hash_folder
 from preftune.progress import Progress
 from preftune.records import Message, Prompt
@@ -114,14 +115,13 @@ def named_endpoint(name: str, endpoints: Sequence[Endpoint]) -> Endpoint:
 def prompts_of(path: Path) -> list[Prompt]:
     """Return the prompts that a file of answers answers, each once."""
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-                messages = row.get("messages") or [{"role": "user", "content": row["prompt"]}]
-                found.append(Prompt(messages=tuple(Message(**message) for message in messages)))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise DataError("this is no answer", f"{path} line {number}", 'Write {"prompt": …, "answer": …}.') from error
+    for number, line in numbered_lines(path.read_text(encoding="utf-8")):
+        try:
+            row = json.loads(line)
+            messages = row.get("messages") or [{"role": "user", "content": row["prompt"]}]
+            found.append(Prompt(messages=tuple(Message(**message) for message in messages)))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError("this is no answer", f"{path} line {number}", 'Write {"prompt": …, "answer": …}.') from error
     if not found:
         raise DataError("there are no answers in it", str(path), 'Write a line of {"prompt": …, "answer": …} for each.')
     return list({prompt.id: prompt for prompt in found}.values())
@@ -146,9 +146,9 @@ def read_prompts(path: Path) -> list[Prompt]:
 def _questions(path: Path) -> list[Prompt]:
     """Return the first turns of a file of questions as MT-Bench, Vicuna-Bench and Arena-Hard have them, or nothing where it is none."""
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for _, line in numbered_lines(path.read_text(encoding="utf-8")):
         try:
-            first = json.loads(line)["turns"][0] if line.strip() else None
+            first = json.loads(line)["turns"][0]
         except (ValueError, KeyError, IndexError, TypeError):
             return []
         if first is not None:
@@ -219,8 +219,7 @@ def _written(
     if work is not None:
         _write(work.path, who, prompts, config, progress)
         work.finish(final, paths={"model": who.name})
-    rows = [json.loads(line) for line in (final / ANSWERS).read_text(encoding="utf-8").splitlines()]
-    drawn = [json.loads(line) for line in (final / SAMPLED).read_text(encoding="utf-8").splitlines()] if sampled else []
+    rows, drawn = ([json.loads(line) for _, line in numbered_lines((final / n).read_text(encoding="utf-8"))] for n in (ANSWERS, SAMPLED))
     kept = [Sampled(tuple(row["prompt"]), tuple(row["ids"]), tuple(row["logprobs"])) for row in drawn]
     return Answers(who.name, [row["answer"] for row in rows], [row["finished"] for row in rows], kept)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from preftune.code.sandbox import run_checks
 from preftune.code.style import extract_code
 from preftune.errors import DataError
+from preftune.evaluate.json_lines import numbered_lines
 from preftune.records import Message
 
 REQUEST = "Complete this Python function:\n```python\n{}\n```"
@@ -81,9 +82,7 @@ def judge_functions(tasks: Sequence[FunctionTask], answers: Sequence[str]) -> li
 
 def _read_tasks(source: str, where: str) -> list[FunctionTask]:
     tasks: dict[str, FunctionTask] = {}
-    for number, line in enumerate(source.splitlines(), start=1):
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(source):
         try:
             row = json.loads(line)
             identity, entry_point, prompt, test = (str(row[key]) for key in ("task_id", "entry_point", "prompt", "test"))

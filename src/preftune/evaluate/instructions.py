@@ -16,6 +16,7 @@ from typing import Any
 
 from preftune.data.intervals import clustered_share
 from preftune.errors import DataError
+from preftune.evaluate.json_lines import numbered_lines
 from preftune.records import Message, Prompt
 
 RELATIONS: dict[str, Callable[[int, int], bool]] = {
@@ -38,9 +39,7 @@ class Asked:
 def read_asked(path: Path) -> list[Asked]:
     """Return the prompts of a file in IFEval's format. Raises DataError with the line where one cannot be read."""
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(path.read_text(encoding="utf-8")):
         try:
             row = json.loads(line)
             given = [{key: value for key, value in own.items() if value is not None} for own in row["kwargs"]]

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from preftune.errors import DataError
+from preftune.evaluate.json_lines import numbered_lines
 from preftune.evaluate.statistics import Estimate, cluster_numbers, wilson
 from preftune.records import Message, Prompt
 
@@ -101,12 +102,11 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             return
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"it cannot be read ({error})", str(path), "Give a .jsonl, .json or .parquet file.") from error
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            try:
-                yield f"{path} line {number}", json.loads(line)
-            except ValueError as error:
-                raise DataError(f"this line is no JSON ({error})", f"{path} line {number}", "Mend it.") from error
+    for number, line in numbered_lines(text):
+        try:
+            yield f"{path} line {number}", json.loads(line)
+        except ValueError as error:
+            raise DataError(f"this line is no JSON ({error})", f"{path} line {number}", "Mend it.") from error
 
 
 def _item(row: dict[str, Any]) -> Item:

@@ -15,6 +15,7 @@ from typing import Any
 
 from preftune.data.snapshot_files import read_column
 from preftune.errors import DataError, PreftuneError
+from preftune.evaluate.json_lines import numbered_lines
 from preftune.manifest import read_manifest
 
 # In the order in which reports show them.
@@ -283,9 +284,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = []
-    for place, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):  # U+2028 and its like may stand inside a line
-        if not line.strip():
-            continue
+    for place, line in numbered_lines(path.read_text(encoding="utf-8")):
         try:
             rows.append(dict(json.loads(line)))
         except ValueError as error:

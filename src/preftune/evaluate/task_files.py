@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from preftune.errors import DataError
+from preftune.evaluate.json_lines import numbered_lines
 
 Item = TypeVar("Item")
 
@@ -29,9 +30,7 @@ def read_items(path: Path, read: Callable[[dict[str, Any], int], Item | None]) -
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise DataError(f"the file cannot be read ({error})", str(path), "Give a .jsonl or .jsonl.gz file in UTF-8.") from error
     items, set_aside = [], []
-    for number, line in enumerate(text.split("\n"), 1):  # U+2028 and its like may stand inside a line
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(text):
         try:
             row = json.loads(line)
             if not isinstance(row, dict):
