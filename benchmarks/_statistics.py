@@ -15,7 +15,8 @@ import numpy as np
 from preftune.data.sequential import verdict
 from preftune.evaluate.length_control import fit, length_controlled
 from preftune.evaluate.orders import fleiss_kappa, orders
-from preftune.evaluate.statistics import clustered_rate, non_inferiority, required_items
+from preftune.evaluate.statistics import clustered_rate, non_inferiority
+from preftune.evaluate.tango import power_of_kept, required_items
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -118,6 +119,7 @@ def main(description: str) -> None:
         "kept_on_the_margin": lambda: kept_share(200_000 // part, n=400, margin=0.03, lost=0.05, gained=0.02),
         "kept_on_the_margin_many": lambda: kept_share(200_000 // part, n=1000, margin=0.02, lost=0.06, gained=0.04),
         "kept_with_nothing_lost": lambda: kept_share(50_000 // part, n=items, margin=0.03, lost=0.04, gained=0.04),
+        "kept_with_nothing_lost_by_enumeration": lambda: power_of_kept(items, 0.03, 0.04, 0.04),
         "called_different_under_peeking": lambda: peeking(5000 // part),
         "length": lambda: length_bias(2000 // part),
         "published": lambda: published(options.data),

@@ -23,8 +23,8 @@ from preftune.evaluate.statistics import (
     mcnemar_mid_p,
     non_inferiority,
     paired_difference,
-    required_items,
     required_n,
+    required_values,
     share_difference,
     sign_test,
     wilson,
@@ -163,6 +163,20 @@ def test_a_small_sample_is_covered_as_often_as_promised() -> None:
     samples = random.normal(size=(1000, 10))
     hits = sum(e.low <= 0 <= e.high for e in (bootstrap_mean(row, seed=i, resamples=1000) for i, row in enumerate(samples)))
     assert hits / 1000 >= 0.925  # the plain percentile interval covers about 90 % here
+
+
+def test_verdicts_that_share_prompts_are_covered_as_often_as_promised() -> None:
+    # 1,000 draws of 60 prompts with 4 verdicts each, whose rates vary as Beta(1.8, 1.2) does: an intra-class correlation of 1 / 4.
+    random = np.random.default_rng(7)
+    prompts = np.repeat(np.arange(60), 4).tolist()
+    told = blind = 0
+    for seed in range(1000):
+        scores = (random.random((60, 4)) < random.beta(1.8, 1.2, size=(60, 1))).astype(float).ravel()
+        own, untold = bootstrap_mean(scores, prompts, seed, 1000), win_rate(scores)
+        told += own.low <= 0.6 <= own.high
+        blind += untold.low <= 0.6 <= untold.high
+    assert 930 <= told <= 970
+    assert blind < 910  # by the design effect, 1.75, an interval that knows nothing of prompts covers 86 %
 
 
 def test_one_prompt_has_no_spread_to_speak_of() -> None:
@@ -324,8 +338,8 @@ def test_a_margin_is_above_zero() -> None:
         non_inferiority([1, 0], [1, 0], margin=0)
 
 
-def test_two_points_cannot_be_certified_by_200_items() -> None:
-    assert required_items(0.02, 0.1) == 1546
+def test_how_many_values_prove_a_mean_above_a_bound() -> None:
+    assert required_values(0.02, 0.1) == 1546  # (1.644854 + 0.841621)² · 0.1 / 0.02² = 1545.6
 
 
 # Calibration

@@ -17,6 +17,7 @@ from scipy import optimize, stats
 
 from preftune.data.calibration import floats
 from preftune.errors import DataError
+from preftune.evaluate.tango import tango_bound, tango_statistic
 
 Floats = NDArray[np.float64]
 Clusters = Sequence[Hashable]
@@ -133,7 +134,7 @@ def share_difference(before: ArrayLike, after: ArrayLike) -> Estimate:
     if not np.isin(change, (-1, 0, 1)).all():
         raise DataError("an item is neither 0 nor 1", "share_difference", "Give 0 or 1 of each item, before and after.")
     lost, gained, z = int((change == -1).sum()), int((change == 1).sum()), _z(0.975)
-    low, high = _tango_bound(lost, gained, change.size, z), -_tango_bound(gained, lost, change.size, z)
+    low, high = tango_bound(lost, gained, change.size, z), -tango_bound(gained, lost, change.size, z)
     return Estimate(float(change.mean()), low, high, change.size)
 
 
@@ -247,9 +248,13 @@ def detectable_win_rate(n: int, *, power: float = 0.8, alpha: float = 0.05) -> f
     return float(optimize.brentq(missing, 0.5 + 1e-9, 1 - 1e-12))
 
 
-def required_items(margin: float, discordance: float, *, power: float = 0.8, alpha: float = 0.05) -> int:
-    """Return how many items prove retention within a margin if nothing is lost, where this share of items changes."""
-    return math.ceil((_z(1 - alpha) + _z(power)) ** 2 * discordance / margin**2)
+def required_values(room: float, variance: float, *, power: float = 0.8, alpha: float = 0.05) -> int:
+    """Return how many values prove that their mean lies above a bound, where it is this far above it in truth (one-sided test at alpha).
+
+    variance: of one value; of clustered values, n times the square of the clustered standard error. For right-or-wrong items see
+    `tango.required_items`.
+    """
+    return math.ceil((_z(1 - alpha) + _z(power)) ** 2 * variance / room**2)
 
 
 # Retention
@@ -279,8 +284,8 @@ def non_inferiority(
         lost, gained = int((change == -1).sum()), int((change == 1).sum())
         se = math.sqrt(lost + gained - (lost - gained) ** 2 / n) / n
         z = _z(1 - alpha)
-        lower, upper = _tango_bound(lost, gained, n, z), -_tango_bound(gained, lost, n, z)
-        p_value = float(stats.norm.sf(_tango_statistic(lost, gained, n, -margin)))
+        lower, upper = tango_bound(lost, gained, n, z), -tango_bound(gained, lost, n, z)
+        p_value = float(stats.norm.sf(tango_statistic(lost, gained, n, -margin)))
     else:
         se = cluster_se(change, clusters)
         freedom = len(set(cluster_numbers(clusters, n).tolist())) - 1
@@ -289,27 +294,6 @@ def non_inferiority(
         p_value = float(stats.t.sf((difference + margin) / se, freedom)) if se else float(difference <= -margin)
     verdict: Literal["kept", "lost", "not proved"] = "kept" if lower > -margin else "lost" if upper < -margin else "not proved"
     return NonInferiority(difference, se, lower, margin, n, verdict, p_value)
-
-
-def _tango_statistic(lost: int, gained: int, n: int, difference: float) -> float:
-    """Return Tango's score statistic of "the true difference gained − lost is this"."""
-    b = -lost - gained + (2 * n - gained + lost) * difference
-    c = -lost * difference * (1 - difference)
-    share_lost = (math.sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
-    variance = n * (2 * share_lost + difference * (1 - difference))
-    distance = gained - lost - n * difference
-    if abs(distance) < 1e-9:
-        return 0.0
-    return distance / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, distance)
-
-
-def _tango_bound(lost: int, gained: int, n: int, z: float) -> float:
-    """Return the one-sided lower bound of the difference: where the score statistic is z."""
-    estimate = (gained - lost) / n
-    if estimate <= -1:
-        return -1.0
-    edge = 1e-9
-    return float(optimize.brentq(lambda d: _tango_statistic(lost, gained, n, d) - z, -1 + edge, min(estimate, 1 - edge)))
 
 
 def mcnemar_exact(lost: int, gained: int) -> float:

@@ -13,7 +13,6 @@ that are independent or rise and fall together; a simulation in the tests holds 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -22,7 +21,8 @@ import numpy as np
 
 from preftune.errors import DataError
 from preftune.evaluate.retention_scores import FactScore, FunctionScore, ItemScore, RetentionMeasure, TaskMeasure, TextScore
-from preftune.evaluate.statistics import Estimate, NonInferiority, holm, non_inferiority, paired_difference, required_items
+from preftune.evaluate.statistics import Estimate, NonInferiority, holm, non_inferiority, paired_difference, required_values
+from preftune.evaluate.tango import required_items
 from preftune.evaluate.texts import KINDS
 
 Verdict = Literal["kept", "lost", "not proved"]
@@ -124,13 +124,16 @@ def _judge(task: TaskVerdict, p_kept: float, p_lost: float, *, all_kept: bool) -
     return replace(task, verdict="not proved")
 
 
-def _needed(margin: float, tests: Sequence[NonInferiority]) -> int | None:
-    # To prove it with a power of 80 % if the change and its spread stay as they are; without a change, what shows that there is none.
-    room = margin + tests[0].difference
+def _needed(margin: float, tests: Sequence[NonInferiority], changes: Sequence[float]) -> int | None:
+    # To prove it with a power of 80 % if the change and its spread stay as they are: as many as each of the tests would take.
+    difference, room = tests[0].difference, margin + tests[0].difference
     if room <= 0:
         return None
-    without_a_change = math.ceil(2.706 * (1 - margin) / margin)  # Tango's bound: z² (1 − margin) / margin
-    return max(without_a_change, *(required_items(room, test.se**2 * test.n) for test in tests))
+    by_spread = max(required_values(room, test.se**2 * test.n) for test in tests)
+    if not all(change in (-1, 0, 1) for change in changes):
+        return by_spread or None
+    changed = sum(map(abs, changes)) / len(changes)
+    return max(by_spread, required_items(margin, changed, difference=difference))
 
 
 def _check_same_items(name: str, before: Sequence[Any], after: Sequence[Any]) -> None:
@@ -157,7 +160,7 @@ def _compare_items(task: str, unit: str, before: Sequence[ItemScore], after: Seq
     return TaskVerdict(
         task, unit, len(before), float(np.mean(first)), float(np.mean(second)), tests[0].difference, interval.low, interval.high,
         min(test.lower for test in tests), margin, None, gained, lost, max(test.p_value for test in tests),
-        max(_p_lost(test) for test in tests), _needed(margin, tests),
+        max(_p_lost(test) for test in tests), _needed(margin, tests, [b - a for a, b in zip(first, second, strict=True)]),
     )  # fmt: skip
 
 
@@ -205,7 +208,7 @@ def _compare_bits(kind: str, pairs: Sequence[tuple[TextScore, TextScore]], margi
 
 def _needed_passages(margin: float, test: NonInferiority) -> int | None:
     room = margin + test.difference
-    return required_items(room, test.se**2 * test.n) if room > 0 and test.se > 0 else None
+    return required_values(room, test.se**2 * test.n) if room > 0 and test.se > 0 else None
 
 
 def _compare_functions(before: Sequence[FunctionScore], after: Sequence[FunctionScore]) -> TaskVerdict:
