@@ -7,12 +7,10 @@ import os
 import shutil
 import stat
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import GenerationConfig, PreTrainedModel
@@ -21,10 +19,11 @@ from preftune.data.template import Renderer
 from preftune.errors import PreftuneError
 from preftune.manifest import disk_errors, write_json
 from preftune.models.adapter import trainable
+from preftune.models.gathered import write_gathered
 from preftune.models.load import quiet
 from preftune.parallel import world
 from preftune.parallel.saved import AGAIN, load_parts, read_rest, save_parts, shapes_of
-from preftune.parallel.shard import fill, local, root_of, settle, spread_like, whole
+from preftune.parallel.shard import fill, local, root_of, spread_like
 
 
 def save_model(model: PreTrainedModel, renderer: Renderer, folder: Path) -> None:
@@ -51,59 +50,12 @@ def save_model(model: PreTrainedModel, renderer: Renderer, folder: Path) -> None
 
 
 def save_weights(model: PreTrainedModel, folder: Path) -> None:
-    """Write weights and configs; sharded ones are gathered file by file, so that no process holds more than that of them whole."""
-    if root_of(model) is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        model.save_pretrained(folder)
+    """Write weights and configs; sharded ones are gathered a matrix at a time."""
+    if root_of(model) is not None:
+        write_gathered(model, folder)
         return
-    settle(model)
-    tied = model.all_tied_weights_keys
-    tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
-    files = files_of({name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}, most=GATHERED_BYTES)
-    for file, names in files.items():
-        gathered = {}
-        for name in names:
-            tensor = whole(tensors[name])
-            if world.is_main():
-                gathered[name] = tensor.cpu().contiguous()
-        world.from_main(partial(_write_weights, gathered, folder / file))
-    world.from_main(lambda: _write_configs(model, folder, files))
-
-
-GATHERED_BYTES = 4 << 30
-
-
-def files_of(sizes: Mapping[str, int], *, most: int) -> dict[str, list[str]]:
-    """Return which tensors go into which file, in their order, each file of at most so many bytes; names as transformers gives them."""
-    parts: list[list[str]] = [[]]
-    held = 0
-    for name, size in sizes.items():
-        if parts[-1] and held + size > most:
-            parts.append([])
-            held = 0
-        parts[-1].append(name)
-        held += size
-    if len(parts) == 1:
-        return {"model.safetensors": parts[0]}
-    return {f"model-{number:05d}-of-{len(parts):05d}.safetensors": names for number, names in enumerate(parts, start=1)}
-
-
-def _write_weights(tensors: dict[str, Tensor], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path, metadata={"format": "pt"})
-
-
-def _write_configs(model: PreTrainedModel, folder: Path, files: dict[str, list[str]]) -> None:
-    # What transformers' save_pretrained writes beside the weights.
-    model.config.architectures = [type(model).__name__.removeprefix("FSDP")]
-    model.config.dtype = str(model.dtype).removeprefix("torch.")
-    model.config.save_pretrained(folder)
-    if model.can_generate() and model.generation_config is not None:
-        model.generation_config.save_pretrained(folder)
-    if len(files) > 1:
-        size = sum((folder / file).stat().st_size for file in files)
-        index = {"metadata": {"total_size": size}, "weight_map": {name: file for file, names in files.items() for name in names}}
-        write_json(folder / "model.safetensors.index.json", index)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
 
 
 def save_tokenizer(renderer: Renderer, folder: Path) -> None:
