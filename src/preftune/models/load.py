@@ -273,11 +273,10 @@ def output_head(model: nn.Module) -> Head:
 def hidden_states(model: nn.Module, batch: TokenBatch) -> Tensor:
     """Return the last hidden states [B, T, H] (after the final norm): what the output layer and the scalar heads read."""
     backbone: Any = unwrap(model).base_model
-    root = root_of(backbone)
-    if root is not None and batch.beginning:  # one pass through the layers a batch, as in the other processes
-        return hidden_states(model, batch.with_beginning_in_rows())[:, len(batch.beginning) :]
     if takes_spans(backbone):
         return _without_padding(model, backbone, batch)
+    if batch.beginning and root_of(backbone) is not None:  # one pass through the layers a batch, as in the other processes
+        return hidden_states(model, batch.with_beginning_in_rows())[:, len(batch.beginning) :]
     # Plain rows are padded on the right, so a causal model never looks at padding.
     mask = None if batch.plain and not batch.beginning else _masks(unwrap(model), batch.tree_mask)
     cache = after_beginning(model, batch.beginning, len(batch.ids)) if batch.beginning else {"use_cache": False}

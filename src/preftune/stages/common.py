@@ -20,6 +20,7 @@ from preftune.errors import ConfigError, DataError
 from preftune.manifest import MANIFEST, Work, begin, differences, disk_errors, folder_id, hash_folder, versions, write_json
 from preftune.models.adapter import Adapter, add_adapter, freeze_all_but, trainable
 from preftune.models.checkpoint import remove_checkpoints, save_model, save_tokenizer
+from preftune.models.lean import takes_spans
 from preftune.models.load import (
     device_of,
     find,
@@ -29,6 +30,7 @@ from preftune.models.load import (
     max_context,
     name_in,
     tree_rows_agree,
+    unwrap,
 )
 from preftune.models.one_base import leave_policy_alone
 from preftune.models.quantised import load_in_4_bits
@@ -218,8 +220,9 @@ def open_room(config: StageConfig, out: Path, progress: Progress) -> Room:
     if not tree:
         progress.note("This model reads shared-prompt rows differently, so each answer gets a row of its own (slower).")
     limit = min(config.max_tokens, max_context(model))
-    # A beginning computed apart would be one more pass through the layers, which other processes do not make.
-    room = Room(project, base, load_snapshot(find(config.data, project)), renderer, model, tree, limit, apart=world.size() == 1)
+    # Where rows are padded, a beginning computed apart is one more pass through the layers, which other processes do not make.
+    apart = world.size() == 1 or takes_spans(unwrap(model).base_model)
+    room = Room(project, base, load_snapshot(find(config.data, project)), renderer, model, tree, limit, apart)
     return recomputing(room) if own is not None and own.gradient_checkpointing else room
 
 
