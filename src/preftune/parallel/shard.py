@@ -30,6 +30,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from preftune.errors import ModelError
 from preftune.parallel import world
+from preftune.parallel.one_machine import SharedAllGather, SharedReduceScatter, shared_memory
 
 MOST_OF_A_GPU = 0.7  # of its free memory; the rest is for a layer's whole weights and what backward keeps
 ROOT = "_sharded_root"  # where a backbone keeps the model whose weights outside the layers are gathered with it
@@ -59,7 +60,12 @@ def shard(model: PreTrainedModel, device: torch.device, *, trained: bool, read: 
     model.set_reshard_after_backward(False, recurse=False)
     backbone: Any = model.base_model
     root: Any = model
+    memory = shared_memory() if device.type == "cpu" else None
     for module in groups(model):
+        if memory is not None:
+            exchanged: Any = SharedAllGather(memory), SharedReduceScatter(memory)
+            module.set_custom_all_gather(exchanged[0])
+            module.set_custom_reduce_scatter(exchanged[1])
         # The loss has done the one division: gradients are summed, never averaged.
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
