@@ -167,7 +167,7 @@ def families(draw: st.DrawFn) -> list[str]:
 @settings(max_examples=80, deadline=None)
 def test_no_prompt_of_one_side_is_nearly_alike_one_of_the_other(texts: list[str], seed: int, share: float) -> None:
     prompts = {text: asked(text) for text in texts}
-    split = split_by_hash(prompts, share=share, seed=seed)
+    split = split_by_hash(prompts.items(), share=share, seed=seed)
     assert split.train | split.held_out == set(texts)
     for one in split.train:
         for other in split.held_out:
@@ -177,8 +177,8 @@ def test_no_prompt_of_one_side_is_nearly_alike_one_of_the_other(texts: list[str]
 @given(families(), st.integers(1, 5))
 @settings(max_examples=80, deadline=None)
 def test_no_trained_prompt_is_nearly_alike_one_that_was_given_to_be_held_out(texts: list[str], number: int) -> None:
-    listed = {text: asked(text) for text in texts[:number]}
-    split = split_by_list({text: asked(text) for text in texts[1:]}, listed)
+    listed = texts[:number]
+    split = split_by_list([(text, asked(text)) for text in [*texts[number:], *listed]], listed)
     assert split.held_out == set(listed)
     assert split.train | split.held_out | split.dropped == set(texts)
     alike = [
@@ -190,8 +190,8 @@ def test_no_trained_prompt_is_nearly_alike_one_that_was_given_to_be_held_out(tex
 @given(families(), families(), st.integers(0, 100))
 @settings(max_examples=40, deadline=None)
 def test_new_prompts_move_an_old_one_only_with_its_whole_group_into_an_older_group(old: list[str], new: list[str], seed: int) -> None:
-    before = split_by_hash({text: asked(text) for text in old}, share=0.5, seed=seed)
-    after = split_by_hash({text: asked(text) for text in dict.fromkeys(old + new)}, share=0.5, seed=seed)
+    before = split_by_hash([(text, asked(text)) for text in old], share=0.5, seed=seed)
+    after = split_by_hash([(text, asked(text)) for text in dict.fromkeys(old + new)], share=0.5, seed=seed)
     groups_before = split_groups(old)
     groups_after = split_groups(list(dict.fromkeys(old + new)))
     for text in old:
@@ -216,7 +216,7 @@ def split_groups(texts: list[str]) -> dict[str, str]:
 
 
 def test_about_the_wanted_share_of_groups_is_held_out() -> None:
-    split = split_by_hash({f"{n}": asked(sentence(n)) for n in range(2000)}, share=0.2, seed=3)
+    split = split_by_hash([(f"{n}", asked(sentence(n))) for n in range(2000)], share=0.2, seed=3)
     # Binomial(2000, 0.2) has mean 400 and standard deviation 17.9; 5 of those on each side.
     assert 310 < len(split.held_out) < 490
     assert (split.groups, split.grouped) == (2000, 0)
@@ -239,11 +239,7 @@ def test_a_prompt_that_joins_two_groups_moves_the_younger_and_that_is_reported(s
     left, right = " ".join(words[:20]), " ".join(words[3:])
     between = " ".join(words[1:21])
     assert jaccard(shingles(asked(left)), shingles(asked(right))) < Fraction(4, 5)
-    seed = next(
-        s
-        for s in range(99)
-        if len(split_by_hash({i: asked(t) for i, t in ((pid(left), left), (pid(right), right))}, share=0.5, seed=s).train) == 1
-    )
+    seed = next(s for s in range(99) if len(split_by_hash([(pid(t), asked(t)) for t in (left, right)], share=0.5, seed=s).train) == 1)
     rest = [pair(sentence(n)) for n in range(20)]
     add(store, pair(left), pair(right), *rest)
     old = load_snapshot(snapshot(store, tmp_path / "o", held_out=0.5, seed=seed))

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 
+from preftune.data.rows import Rows
 from preftune.data.template import Renderer
 from preftune.errors import DataError
 from preftune.records import Message
@@ -39,7 +41,7 @@ class Group:
 class Encoded:
     """Groups that fit, and what was left out and why (counted, and shown in the manifest)."""
 
-    groups: list[Group] = field(default_factory=list)
+    groups: Sequence[Group] = ()
     left_out: Counter[str] = field(default_factory=Counter)
     turns_dropped: int = 0
 
@@ -54,7 +56,7 @@ def encode(renderer: Renderer, items: Iterable[tuple[Sequence[Message], Sequence
     Nothing is cut: oldest whole turns leave the prompt, equally for all its answers; where the last turn and an answer
     still do not fit, the group is left out and counted. Raises DataError where nothing is left.
     """
-    result = Encoded()
+    result, groups = Encoded(), Rows[Group]()
     for index, (messages, answers) in enumerate(items):
         completions = tuple(tuple(renderer.completion_ids(a)) for a in answers)
         room = max_tokens - max(map(len, completions))
@@ -64,8 +66,9 @@ def encode(renderer: Renderer, items: Iterable[tuple[Sequence[Message], Sequence
             result.left_out[f"longer than {max_tokens:,} tokens"] += 1
             continue
         result.turns_dropped += dropped
-        result.groups.append(Group(tuple(prompt), completions, index))
-    if not result.groups:
+        groups.append(Group(tuple(prompt), completions, index))
+    result.groups = groups
+    if not groups:
         reasons = ", ".join(f"{n} {why}" for why, n in result.left_out.items()) or "there was nothing to read"
         raise DataError(f"no example is left to learn from ({reasons})", "", "Raise max_tokens or bring shorter examples.")
     return result
@@ -186,13 +189,16 @@ def _filled(ordered: Sequence[Group], token_budget: int) -> list[list[Group]]:
 
 def shuffled(count: int, *, seed: int, epoch: int) -> list[int]:
     """Return a permutation that depends on (seed, epoch) alone, so that a resumed run sees the same order."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    return torch.randperm(count, generator=generator).tolist()
+    return _permutation(count, seed, epoch).tolist()
+
+
+@lru_cache(2)  # as each step asks for its own few places of it
+def _permutation(count: int, seed: int, epoch: int) -> torch.Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
 
 
 def batch_indices(count: int, batch_size: int, step: int, *, seed: int) -> list[int]:
     """Return the items of optimiser step `step` (from 0): batch k is a function of (seed, k). The last of an epoch may be smaller."""
     per_epoch = -(-count // batch_size)
     epoch, place = divmod(step, per_epoch)
-    order = shuffled(count, seed=seed, epoch=epoch)
-    return order[place * batch_size : (place + 1) * batch_size]
+    return _permutation(count, seed, epoch)[place * batch_size : (place + 1) * batch_size].tolist()

@@ -9,23 +9,28 @@ left out, and why. All is read and written prompt by prompt; what the split need
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from preftune.data import rows
 from preftune.data.filters import Filters, SizeLimit
 from preftune.data.formats import Row, SetAside, read
+from preftune.data.rows import Rows
 from preftune.data.snapshot_contents import Aggregate, Counts, aggregation_of, contents_of, write_contents
-from preftune.data.snapshot_files import Example, PartsWriter, read_part
+from preftune.data.snapshot_files import Example, PartsWriter, StoredPart, read_part
 from preftune.data.splits import Split, split_by_hash, split_by_list
 from preftune.data.store import Store
 from preftune.errors import DataError
 from preftune.manifest import MANIFEST, begin, folder_id, hash_file, read_manifest
-from preftune.records import KWise, Pair, Prompt, Thumb, Tie
+from preftune.records import KWise, Message, Pair, Prompt, Record, Thumb, Tie
 
 KIND = "snapshot"
 GIVEN = "the prompts given"
+R = TypeVar("R", bound=Record)
 
 
 @dataclass(frozen=True)
@@ -33,25 +38,31 @@ class Snapshot:
     """A snapshot that was read."""
 
     path: Path
-    train: list[Pair]
-    held_out: list[Pair]
-    demonstrations: list[Example]
-    held_out_demonstrations: list[Example]
-    prompts: list[Prompt]
-    held_out_prompts: list[Prompt]
+    train: Sequence[Pair]
+    held_out: Sequence[Pair]
+    demonstrations: Sequence[Example]
+    held_out_demonstrations: Sequence[Example]
+    prompts: Sequence[Prompt]
+    held_out_prompts: Sequence[Prompt]
     manifest: dict[str, Any]
-    kwise: list[KWise] = field(default_factory=list)
-    held_out_kwise: list[KWise] = field(default_factory=list)
-    ties: list[Tie] = field(default_factory=list)
-    thumbs: list[Thumb] = field(default_factory=list)
-    held_out_ties: list[Tie] = field(default_factory=list)
+    kwise: Sequence[KWise] = ()
+    held_out_kwise: Sequence[KWise] = ()
+    ties: Sequence[Tie] = ()
+    thumbs: Sequence[Thumb] = ()
+    held_out_ties: Sequence[Tie] = ()
 
-    def chosen_as_demonstrations(self, *, held_out: bool = False) -> list[Example]:
-        """Return each chosen answer of one side once, as a demonstration; not one that loses another pair of its prompt."""
-        pairs = self.held_out if held_out else self.train
-        lost = {(pair.messages, pair.rejected) for pair in pairs}
-        won = {(p.messages, p.chosen): p for p in pairs if (p.messages, p.chosen) not in lost}
-        return [Example(messages=p.messages, completion=p.chosen, group=p.group, kind=p.kind, check=p.check) for p in won.values()]
+    def chosen_as_demonstrations(self, *, held_out: bool = False) -> Sequence[Example]:
+        """Return each chosen answer of one side once, as a demonstration; not one that loses another pair of its prompt.
+
+        The pairs of a prompt stand together in a snapshot, so that only they are looked at together.
+        """
+        found: Rows[Example] = Rows()
+        for messages, group in groupby(self.held_out if held_out else self.train, key=lambda pair: pair.messages):
+            pairs = list(group)
+            lost = {pair.rejected for pair in pairs}
+            for p in {pair.chosen: pair for pair in pairs if pair.chosen not in lost}.values():
+                found.append(Example(messages=messages, completion=p.chosen, group=p.group, kind=p.kind, check=p.check))
+        return found
 
 
 def snapshot(
@@ -111,7 +122,7 @@ def snapshot(
 def load_snapshot(path: Path) -> Snapshot:
     """Return a snapshot's contents. Raises PreftuneError where the folder is none, or is damaged.
 
-    All is read into memory; `snapshot_files.read_part` goes through a part that does not fit.
+    A part of up to `rows.IN_MEMORY` rows is a list; a larger one stays in its files and is read as it is gone through.
     """
     path = Path(path)
     manifest = read_manifest(path)
@@ -119,19 +130,24 @@ def load_snapshot(path: Path) -> Snapshot:
         raise DataError(f"this is a {manifest.get('kind')} folder", str(path), "Give one that preftune snapshot has made.")
     return Snapshot(
         path=path,
-        train=list(read_part(path, manifest, "train", Pair)),
-        held_out=list(read_part(path, manifest, "held_out", Pair)),
-        demonstrations=list(read_part(path, manifest, "demonstrations", Example)),
-        held_out_demonstrations=list(read_part(path, manifest, "demonstrations_held_out", Example)),
-        prompts=list(read_part(path, manifest, "prompts", Prompt)),
-        held_out_prompts=list(read_part(path, manifest, "prompts_held_out", Prompt)),
+        train=_part(path, manifest, "train", Pair),
+        held_out=_part(path, manifest, "held_out", Pair),
+        demonstrations=_part(path, manifest, "demonstrations", Example),
+        held_out_demonstrations=_part(path, manifest, "demonstrations_held_out", Example),
+        prompts=_part(path, manifest, "prompts", Prompt),
+        held_out_prompts=_part(path, manifest, "prompts_held_out", Prompt),
         manifest=manifest,
-        kwise=list(read_part(path, manifest, "kwise", KWise)),
-        held_out_kwise=list(read_part(path, manifest, "kwise_held_out", KWise)),
-        ties=list(read_part(path, manifest, "ties", Tie)),
-        thumbs=list(read_part(path, manifest, "thumbs", Thumb)),
-        held_out_ties=list(read_part(path, manifest, "ties_held_out", Tie)),
+        kwise=_part(path, manifest, "kwise", KWise),
+        held_out_kwise=_part(path, manifest, "kwise_held_out", KWise),
+        ties=_part(path, manifest, "ties", Tie),
+        thumbs=_part(path, manifest, "thumbs", Thumb),
+        held_out_ties=_part(path, manifest, "ties_held_out", Tie),
     )
+
+
+def _part(folder: Path, manifest: dict[str, Any], part: str, model: type[R]) -> Sequence[R]:
+    size = sum(count for name, count in manifest.get("files", {}).items() if name.rpartition("-")[0] == part)
+    return StoredPart(folder, manifest, part, model) if size > rows.IN_MEMORY else list(read_part(folder, manifest, part, model))
 
 
 def _listed_rows(path: Path) -> list[Row]:
@@ -155,11 +171,16 @@ def _store_hashes(store: Store, filters: Filters) -> dict[str, str]:
 
 def _split(store: Store, listed: list[Row], *, held_out: float | None, seed: int) -> Split:
     """Return the split of all prompts, by a hash where a share to hold out is given, else by the list."""
-    messages = {prompt.id: prompt.messages for prompt in store.prompts()}
-    if held_out is not None:
-        return split_by_hash(messages, share=held_out, seed=seed)
     theirs = {row.prompt.id: row.prompt.messages for row in listed}
-    return split_by_list(messages | {name: found for name, found in theirs.items() if name not in messages}, theirs)
+
+    def prompts() -> Iterator[tuple[str, Sequence[Message]]]:
+        new = dict(theirs)
+        for prompt in store.prompts():
+            new.pop(prompt.id, None)
+            yield prompt.id, prompt.messages
+        yield from new.items()
+
+    return split_by_hash(prompts(), share=held_out, seed=seed) if held_out is not None else split_by_list(prompts(), theirs)
 
 
 def _check_sides(counts: Counts, split: Split, where: str, *, held_out_pairs_needed: bool) -> None:

@@ -8,11 +8,13 @@ its number of rows, so that a missing or cut one is noticed. Snapshots of older 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import suppress
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, overload
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +27,7 @@ from preftune.records import KWise, Message, Pair, Prompt, Record, Thumb, Tie
 GROUP_ROWS, GROUP_BYTES = 5_000, 2**24
 SHARD_ROWS, SHARD_BYTES = 500_000, 2**30
 BATCH_ROWS = 1_000
+GROUPS_KEPT = 2  # row groups of a part that stay in memory where single records are asked for
 AGAIN = "Make the snapshot anew."
 R = TypeVar("R", bound=Record)
 
@@ -89,7 +92,7 @@ class PartsWriter:
 
     def add(self, part: str, record: Record) -> None:
         """Add one record to a part."""
-        self._parts[part].add(record.model_dump())
+        self._parts[part].add(record.model_dump(), _text_size(record))
 
     def __enter__(self) -> Self:
         return self
@@ -111,9 +114,9 @@ class _Part:
         self._waiting_bytes = self._shard_bytes = self._shards = 0
         self._writer: pq.ParquetWriter | None = None
 
-    def add(self, row: dict[str, Any]) -> None:
+    def add(self, row: dict[str, Any], size: int) -> None:
         self._waiting.append(row)
-        self._waiting_bytes += _text_size(row)
+        self._waiting_bytes += size
         if len(self._waiting) >= GROUP_ROWS or self._waiting_bytes >= GROUP_BYTES:
             self._flush()
 
@@ -170,6 +173,49 @@ def read_part(folder: Path, manifest: dict[str, Any], part: str, model: type[R])
                 raise PreftuneError(f"the row is damaged ({error.errors()[0]['msg']})", f"{path} row {place}", AGAIN) from error
 
 
+class StoredPart(Sequence[R]):
+    """A part that stays in its files: going through it reads it in a stream, asking for one record reads its row group.
+
+    Raises PreftuneError where a file is missing, damaged or cut.
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any], part: str, model: type[R]) -> None:
+        self._source = (folder, manifest, part, model)
+        self._model = model
+        self._groups: list[tuple[Path, int]] = []  # the file of each row group, and its number there
+        self._ends: list[int] = []
+        for path, rows in _shards(folder, manifest, part):
+            with _opened(path, rows) as file:
+                for number in range(file.metadata.num_row_groups):
+                    self._groups.append((path, number))
+                    self._ends.append((self._ends[-1] if self._ends else 0) + file.metadata.row_group(number).num_rows)
+        self._read = lru_cache(GROUPS_KEPT)(self._row_group)
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __iter__(self) -> Iterator[R]:
+        return read_part(*self._source)
+
+    @overload
+    def __getitem__(self, place: int) -> R: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[R]: ...
+    def __getitem__(self, place: int | slice) -> R | list[R]:
+        if isinstance(place, slice):
+            return [self[number] for number in range(*place.indices(len(self)))]
+        number = range(len(self))[place]  # from the end where it is negative; IndexError where there is none
+        which = bisect_right(self._ends, number)
+        before = self._ends[which - 1] if which else 0
+        (row,) = self._read(which).slice(number - before, 1).to_pylist()
+        return self._model.model_validate(row)
+
+    def _row_group(self, which: int) -> pa.Table:
+        path, number = self._groups[which]
+        with _opened(path) as file, _damage(path):
+            return file.read_row_group(number)
+
+
 def read_column(folder: Path, manifest: dict[str, Any], part: str, column: str) -> Iterator[Any]:
     """Yield one column of a part alone, without reading the others."""
     if "files" not in manifest:
@@ -191,17 +237,36 @@ def _shards(folder: Path, manifest: dict[str, Any], part: str) -> Iterator[tuple
 
 def _rows(path: Path, columns: list[str] | None, rows: int) -> Iterator[dict[str, Any]]:
     found = 0
+    with _opened(path, rows) as file:
+        batches = file.iter_batches(batch_size=BATCH_ROWS, columns=columns)
+        while True:
+            with _damage(path, f" after row {found:,}"):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            found += len(batch)
+            yield from batch.to_pylist()
+
+
+@contextmanager
+def _opened(path: Path, rows: int | None = None) -> Iterator[pq.ParquetFile]:
+    # rows: that it must have.
+    with _damage(path, " after row 0"):
+        file = pq.ParquetFile(path)
+    with file:
+        if rows is not None and file.metadata.num_rows != rows:
+            raise PreftuneError(f"the file has {file.metadata.num_rows:,} rows, the manifest says {rows:,}", str(path), AGAIN)
+        yield file
+
+
+@contextmanager
+def _damage(path: Path, place: str = "") -> Iterator[None]:
     try:
-        with pq.ParquetFile(path) as file:
-            if file.metadata.num_rows != rows:
-                raise PreftuneError(f"the file has {file.metadata.num_rows:,} rows, the manifest says {rows:,}", str(path), AGAIN)
-            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
-                found += len(batch)
-                yield from batch.to_pylist()
+        yield
     except FileNotFoundError:
         raise PreftuneError("a file of the snapshot is missing", str(path), AGAIN) from None
     except (pa.ArrowException, OSError) as error:
-        raise PreftuneError(f"the file is damaged after row {found:,} ({' '.join(str(error).split())})", str(path), AGAIN) from error
+        raise PreftuneError(f"the file is damaged{place} ({' '.join(str(error).split())})", str(path), AGAIN) from error
 
 
 def _json_lines(folder: Path, part: str, model: type[R]) -> Iterator[R]:
@@ -223,9 +288,7 @@ def _lines(path: Path) -> Iterator[str]:
         raise PreftuneError("a file of the snapshot is missing", str(path), AGAIN) from None
 
 
-def _text_size(value: Any) -> int:
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, dict):
-        return sum(map(_text_size, value.values()))
-    return sum(map(_text_size, value)) if isinstance(value, list | tuple) else 8
+def _text_size(record: Any) -> int:
+    # About, in characters: what is long in a record are its texts.
+    texts = [*(getattr(record, name, "") for name in ("chosen", "rejected", "completion", "check")), *getattr(record, "completions", ())]
+    return 8 + sum(map(len, texts)) + sum(len(message.content) for message in record.messages)

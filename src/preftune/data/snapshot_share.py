@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from preftune.data.snapshot import KIND, load_snapshot
@@ -43,7 +44,7 @@ def share_of(snapshot: Path, share: float, *, seed: int) -> Path:
     return work.finish(final, **facts, files=writer.files)
 
 
-def _drawn(pairs: list[Pair], wanted: int, seed: int) -> list[Pair]:
+def _drawn(pairs: Sequence[Pair], wanted: int, seed: int) -> list[Pair]:
     """Return the pairs of the first groups that hold at least `wanted` of them, in the pairs' own order."""
     left, groups, sizes = wanted, set[str](), Counter(pair.group for pair in pairs)
     for group in sorted(sizes, key=lambda group: content_seed(seed, group)):

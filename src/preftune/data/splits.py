@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from preftune.data.duplicates import near_duplicate_groups
+from preftune.data.duplicates import NearDuplicates
 from preftune.records import Message
 
-Prompts = Mapping[str, Sequence[Message]]
+Prompts = Iterable[tuple[str, Sequence[Message]]]  # (id, messages), each id once; gone through once, so that no text has to be kept
 
 
 @dataclass(frozen=True)
@@ -33,17 +33,28 @@ class Split:
 
 def split_by_hash(prompts: Prompts, *, share: float, seed: int) -> Split:
     """Return the split of these prompts, given oldest first, that holds out about `share` of their groups."""
-    groups = near_duplicate_groups(prompts)
+    groups = _groups(prompts)
     held_out = frozenset(name for name, group in groups.items() if _unit(seed, group) < share)
     return _split(groups, held_out, frozenset())
 
 
-def split_by_list(prompts: Prompts, held_out: Prompts) -> Split:
-    """Return the split that holds out the prompts listed, trains on the others, and drops those that are nearly alike a listed one."""
-    groups = near_duplicate_groups({**prompts, **held_out})
+def split_by_list(prompts: Prompts, held_out: Collection[str]) -> Split:
+    """Return the split that holds out the prompts listed, trains on the others, and drops those that are nearly alike a listed one.
+
+    held_out: ids, each of which is among the prompts.
+    """
+    groups = _groups(prompts)
     theirs = {groups[name] for name in held_out}
-    dropped = frozenset(name for name in prompts if groups[name] in theirs and name not in held_out)
-    return _split(groups, frozenset(held_out), dropped)
+    listed = frozenset(held_out)
+    dropped = frozenset(name for name, group in groups.items() if group in theirs and name not in listed)
+    return _split(groups, listed, dropped)
+
+
+def _groups(prompts: Prompts) -> dict[str, str]:
+    finder = NearDuplicates()
+    for name, messages in prompts:
+        finder.add(name, messages)
+    return finder.groups()
 
 
 def _split(groups: dict[str, str], held_out: frozenset[str], dropped: frozenset[str]) -> Split:

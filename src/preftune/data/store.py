@@ -39,6 +39,7 @@ from preftune.errors import DataError
 from preftune.records import CHECKS, Candidate, Demonstration, Judgement, Pair, Prompt, pairs_of, standing
 
 CHUNK = 500  # records a statement
+STREAMED = 5_000  # rows of a large answer in memory at a time
 KINDS = {
     "prompts": tables.prompts,
     "candidates": tables.candidates,
@@ -194,13 +195,14 @@ class Store:
         digest = hashlib.sha256()
         judgements, prompts = tables.judgements.c, tables.prompts.c
         with self.reading() as connection:
-            for prompt in connection.execute(select(prompts.id, prompts.kind, prompts.check_code).order_by(prompts.number)):
+            for prompt in _stream(connection, select(prompts.id, prompts.kind, prompts.check_code).order_by(prompts.number)):
                 digest.update(json.dumps([*prompt]).encode())
             said = select(judgements.id, judgements.rewrite, judgements.rewrite_of).where(judgements.picked_by.not_in(CHECKS))
-            for judgement in sorted(connection.execute(said), key=lambda row: str(row.id)):
+            for judgement in _stream(connection, said.order_by(_bytes_of(connection, judgements.id))):
                 digest.update(json.dumps([*judgement]).encode())
-            for found in sorted(connection.execute(select(tables.demonstrations.c.id)).scalars()):
-                digest.update(found.encode())
+            wished = tables.demonstrations.c.id
+            for demonstration in _stream(connection, select(wished).order_by(_bytes_of(connection, wished))):
+                digest.update(demonstration.id.encode())
         return digest.hexdigest()
 
     def details_fingerprint(self) -> str:
@@ -208,12 +210,12 @@ class Store:
         digest = hashlib.sha256()
         judgements, candidates = tables.judgements.c, tables.candidates.c
         with self.reading() as connection:
-            made = connection.execute(select(judgements.id, judgements.picked_by, judgements.created)).all()
-            sources = connection.execute(select(candidates.id, candidates.source)).all()
-        for name, picked_by, created in sorted(made, key=lambda row: str(row.id)):
-            digest.update(json.dumps([name, picked_by, _utc(created).isoformat()]).encode())
-        for candidate in sorted(sources, key=lambda row: str(row.id)):
-            digest.update(json.dumps([*candidate]).encode())
+            made = select(judgements.id, judgements.picked_by, judgements.created).order_by(_bytes_of(connection, judgements.id))
+            for row in _stream(connection, made):
+                digest.update(json.dumps([row.id, row.picked_by, _utc(row.created).isoformat()]).encode())
+            sources = select(candidates.id, candidates.source).order_by(_bytes_of(connection, candidates.id))
+            for candidate in _stream(connection, sources):
+                digest.update(json.dumps([*candidate]).encode())
         return digest.hexdigest()
 
     def prompts(self) -> Iterator[Prompt]:
@@ -384,6 +386,16 @@ class Writer:
         return self._insert(tables.judgements, judgements, _judgement_columns)
 
 
+def _stream(connection: Connection, query: Select[Any]) -> Iterator[Row[Any]]:
+    # A few thousand rows in memory at a time, by a cursor of the server where there is one.
+    return iter(connection.execute(query, execution_options={"yield_per": STREAMED}))
+
+
+def _bytes_of(connection: Connection, column: ColumnElement[str]) -> ColumnElement[str]:
+    # Sorted by the database, in the order in which Python sorts text; a PostgreSQL database has an order of its own.
+    return column.collate("C") if connection.dialect.name == "postgresql" else column
+
+
 def _chunks(items: Iterable[T]) -> Iterator[list[T]]:
     iterator = iter(items)
     while chunk := list(islice(iterator, CHUNK)):
@@ -445,12 +457,16 @@ def _judgement_columns(judgements: Sequence[Judgement]) -> dict[str, list[Any]]:
 
 def prompt_from_row(row: Row[Any]) -> Prompt:
     """Return the prompt that a row of its table holds."""
-    return Prompt.model_validate({"messages": row.messages, "kind": row.kind, "check": row.check_code})
+    prompt = Prompt.model_validate({"messages": row.messages, "kind": row.kind, "check": row.check_code})
+    prompt.__dict__["id"] = row.id  # the hash of what never changes, so that it need not be worked out again
+    return prompt
 
 
 def candidate_from_row(row: Row[Any]) -> Candidate:
     """Return the candidate that a row of its table holds."""
-    return Candidate(prompt_id=row.prompt_id, text=row.text, source=row.source, sampling=row.sampling)
+    candidate = Candidate(prompt_id=row.prompt_id, text=row.text, source=row.source, sampling=row.sampling)
+    candidate.__dict__["id"] = row.id
+    return candidate
 
 
 def judgement_from_row(row: Row[Any]) -> Judgement:

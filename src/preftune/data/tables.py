@@ -61,7 +61,7 @@ prompts = Table(
     Column("number", Integer, primary_key=True),
     Column("id", String(16), nullable=False, unique=True),
     Column("messages", JSON, nullable=False),
-    Column("kind", Text, nullable=False),
+    Column("kind", Text, nullable=False, index=True),
     Column("check_code", Text, nullable=False),
 )
 
@@ -89,13 +89,13 @@ judgements = Table(
     Column("rewrite_of", String(16)),
     Column("rationale", Text),
     Column("aspects", JSON, nullable=False),
-    Column("rater", Text, nullable=False),
+    Column("rater", Text, nullable=False, index=True),
     Column("active_seconds", Float),
     Column("presentation", JSON, nullable=False),
-    Column("picked_by", Text, nullable=False),
+    Column("picked_by", Text, nullable=False, index=True),
     Column("picked_probability", Float),
     Column("supersedes", String(16), ForeignKey("judgements.id", deferrable=True, initially="DEFERRED"), index=True),
-    Column("created", DateTime(timezone=True), nullable=False),
+    Column("created", DateTime(timezone=True), nullable=False, index=True),
 )
 
 demonstrations = Table(
@@ -105,7 +105,7 @@ demonstrations = Table(
     Column("id", String(16), nullable=False, unique=True),
     Column("prompt_id", String(16), ForeignKey("prompts.id"), nullable=False, index=True),
     Column("text", Text, nullable=False),
-    Column("author", Text, nullable=False),
+    Column("author", Text, nullable=False, index=True),
 )
 
 imports = Table(
@@ -183,7 +183,7 @@ items = Table(
     Column("purpose", String(8), nullable=False),
     Column("expected", JSON(none_as_null=True)),  # of a gold item: the ranking of candidate ids that is right
     Column("note", Text),
-    Column("picked_by", Text, nullable=False),
+    Column("picked_by", Text, nullable=False, index=True),
     Column("picked_probability", Float),
     Column("priority", Integer, nullable=False),
     Column("overlap", Integer),  # how many are to judge it; empty: as the settings say
@@ -193,6 +193,7 @@ items = Table(
     Column("shuffle", Integer, nullable=False),  # random, so that items of one priority come in no order that means something
     Column("created", Moment, nullable=False),
     Index("ix_items_queue", "queue", "priority", "shuffle"),
+    Index("ix_items_listed", "purpose", "priority", "shuffle", "number"),
 )
 
 assignments = Table(
@@ -210,8 +211,9 @@ assignments = Table(
     Column("lease_seconds", Integer, nullable=False),
     Column("draft", JSON(none_as_null=True)),
     Column("draft_version", Integer, nullable=False),
-    Column("judgement_id", String(16), ForeignKey("judgements.id")),  # the one that stands
-    Column("head_id", String(16), ForeignKey("judgements.id")),  # the last row said here, a withdrawal too: the next one supersedes it
+    Column("judgement_id", String(16), ForeignKey("judgements.id"), index=True),  # the one that stands
+    # The last row said here, a withdrawal too: the next one supersedes it.
+    Column("head_id", String(16), ForeignKey("judgements.id"), index=True),
     Column("active_seconds", Float),
     Column("created", Moment, nullable=False),
     Column("updated", Moment, nullable=False),
@@ -226,7 +228,7 @@ submissions = Table(
     metadata,
     Column("assignment_id", String(32), ForeignKey("assignments.id"), nullable=False),
     Column("id", String(64), nullable=False),
-    Column("judgement_id", String(16), ForeignKey("judgements.id"), nullable=False),
+    Column("judgement_id", String(16), ForeignKey("judgements.id"), nullable=False, index=True),
     Column("created", Moment, nullable=False),
     PrimaryKeyConstraint("assignment_id", "id"),
 )
@@ -249,7 +251,7 @@ feedback = Table(
     Column("kind", String(8), nullable=False),  # thumb, edit, better
     Column("rater", Text, nullable=False),
     Column("prompt_id", String(16), ForeignKey("prompts.id"), nullable=False, index=True),
-    Column("judgement_id", String(16), ForeignKey("judgements.id", deferrable=True, initially="DEFERRED"), nullable=False),
+    Column("judgement_id", String(16), ForeignKey("judgements.id", deferrable=True, initially="DEFERRED"), nullable=False, index=True),
     Column("demonstration_id", String(16)),
     Column("said", String(16), nullable=False),  # the judgement's id without what it supersedes; empty: taken back
     Column("candidate_ids", JSON, nullable=False),
@@ -291,4 +293,5 @@ audit = Table(
     Column("detail", JSON, nullable=False),
     Column("previous_hash", String(64), nullable=False),
     Column("hash", String(64), nullable=False),
+    Index("ix_audit_action", "action", "number"),
 )

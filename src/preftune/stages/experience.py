@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from preftune.data.batches import Encoded, Group, shuffled
+from preftune.data.rows import Rows
 from preftune.errors import DataError, PreftuneError
 from preftune.losses.kl import k1, k3
 from preftune.losses.scores import Moments, add_missing_end, replace_missing_end, with_values
@@ -254,7 +255,7 @@ def learnable(draw: Draw) -> Draw:
 
 def prompts_of(config: OnlineConfig, room: Room) -> Encoded:
     """Return the snapshot's prompts that leave room for a completion, as groups without one. Raises DataError where none does."""
-    encoded = Encoded()
+    encoded, groups = Encoded(), Rows[Group]()
     for index, prompt in enumerate(room.snapshot.prompts):
         try:
             ids, dropped = room.renderer.fit_prompt(prompt.messages, room.max_tokens - config.max_new_tokens)
@@ -262,8 +263,9 @@ def prompts_of(config: OnlineConfig, room: Room) -> Encoded:
             encoded.left_out["prompt too long"] += 1
             continue
         encoded.turns_dropped += dropped
-        encoded.groups.append(Group(tuple(ids), (), index))
-    if not encoded.groups:
+        groups.append(Group(tuple(ids), (), index))
+    encoded.groups = groups
+    if not groups:
         raise DataError("no prompt fits", config.data, "Raise max_tokens or lower max_new_tokens.")
     return encoded
 

@@ -351,6 +351,7 @@ def _plan(kind: str, config: RLOOConfig | GRPOConfig, out: Path) -> Plan:
         batches,
         lambda part: batch_logprobs(room.model, room.batch(part))[0],
         token_budget=config.token_budget,
+        steps=config.steps,
         tree=room.tree,
         apart=room.apart,
         passes=config.epochs,

@@ -307,6 +307,7 @@ def plan(config: PPOConfig, out: Path = Path("runs")) -> Plan:
         batches,
         lambda part: batch_logprobs(room.model, room.batch(part))[0],
         token_budget=config.token_budget,
+        steps=config.steps,
         tree=room.tree,
         apart=room.apart,
         passes=config.epochs,

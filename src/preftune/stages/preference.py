@@ -112,14 +112,15 @@ def plan(config: DPOConfig, out: Path = Path("runs")) -> Plan:
 
 def _planned(config: DPOConfig, room: Room, encoded: Encoded) -> Plan:
     kind = LOSSES[config.loss]
-    groups = [replace(group, completions=group.completions[learned(kind)]) for group in encoded.groups]
+    steps = _steps(config, encoded)
     return make_plan(
         "dpo",
         room.model,
         encoded,
-        steps_of(groups, steps=_steps(config, encoded), batch_size=config.batch_size, seed=config.seed),
+        steps_of(encoded.groups, steps=steps, batch_size=config.batch_size, seed=config.seed, completions=learned(kind)),
         lambda part: batch_logprobs(room.model, room.batch(part))[0],
         token_budget=config.token_budget,
+        steps=steps,
         tree=room.tree,
         apart=room.apart,
         before=encoded.groups if kind.reference else (),

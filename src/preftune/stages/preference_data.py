@@ -6,11 +6,13 @@ All come from one snapshot. What a loss cannot use is counted, and said.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Literal
 
 from preftune.data.batches import shuffled
+from preftune.data.rows import Rows
 from preftune.data.snapshot import Snapshot
 from preftune.errors import DataError
 from preftune.records import Message, Pair
@@ -40,7 +42,7 @@ class Preference:
 class Preferences:
     """The rows to learn from, and how many of the snapshot's others the loss cannot use, by what they are."""
 
-    rows: list[Preference] = field(default_factory=list)
+    rows: Sequence[Preference] = ()
     unused: Counter[str] = field(default_factory=Counter)
 
     def said(self, loss: str) -> str:
@@ -61,21 +63,23 @@ def preferences_of(snapshot: Snapshot, data: Data, *, seed: int) -> Preferences:
         found.unused["thumbs"] = len(snapshot.thumbs)
     match data:
         case "pairs":
-            found.rows = [_pair(p) for p in snapshot.train]
+            found.rows = Rows(_pair(p) for p in snapshot.train)
         case "strengths":
-            found.rows = [_pair(p) for p in snapshot.train if p.strength is not None]
+            found.rows = Rows(_pair(p) for p in snapshot.train if p.strength is not None)
             found.unused["pairs of unknown strength"] = len(snapshot.train) - len(found.rows)
             _insist(found, snapshot, "pair says how clear it is", "Take loss=dpo, or ask raters for strengths as well.")
         case "ties":
-            found.rows = [_pair(p) for p in snapshot.train]
-            found.rows += [Preference(t.messages, t.completions, t.weight, t.group, ranks=(1, 1)) for t in snapshot.ties]
+            tied = (Preference(t.messages, t.completions, t.weight, t.group, ranks=(1, 1)) for t in snapshot.ties)
+            found.rows = Rows(chain(map(_pair, snapshot.train), tied))
         case "answers":
             found.rows = _single_answers(snapshot, found.unused, seed=seed)
         case "rankings":
             ranked = {(k.messages, text) for k in snapshot.kwise for text in k.completions}
-            found.rows = [Preference(k.messages, k.completions, k.weight, k.group, ranks=k.ranks) for k in snapshot.kwise]
+            found.rows = rows = Rows(Preference(k.messages, k.completions, k.weight, k.group, ranks=k.ranks) for k in snapshot.kwise)
             _insist(found, snapshot, "ranking has three answers or more", "Take loss=dpo, which is the same for pairs.")
-            found.rows += [_pair(p) for p in snapshot.train if not {(p.messages, p.chosen), (p.messages, p.rejected)} <= ranked]
+            for pair in snapshot.train:
+                if not {(pair.messages, pair.chosen), (pair.messages, pair.rejected)} <= ranked:
+                    rows.append(_pair(pair))
     return found
 
 
@@ -119,7 +123,7 @@ def _single_answers(snapshot: Snapshot, unused: Counter[str], *, seed: int) -> l
     ]
 
 
-def _sides(pairs: list[Pair]) -> Iterator[tuple[Pair, str, bool]]:
+def _sides(pairs: Iterable[Pair]) -> Iterator[tuple[Pair, str, bool]]:
     for pair in pairs:
         yield pair, pair.chosen, True
         yield pair, pair.rejected, False

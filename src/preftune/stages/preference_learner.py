@@ -121,7 +121,7 @@ class Learner:
         shared = torch.minimum(*two(lengths)).repeat_interleave(2)
         return length_desensitised(logprobs, mask, shared, tail_weight=self.settings.alpha)
 
-    def look_at(self, picked: list[Group], state: dict[str, Any]) -> None:
+    def look_at(self, picked: Sequence[Group], state: dict[str, Any]) -> None:
         """Measure, before a step, what the loss takes from its whole batch, so that how the batch is cut changes nothing."""
         parts = micro_batches(picked, self.config.token_budget)
         order = [group.index for part in parts for group in part]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from preftune.data.batches import Encoded, Group, batch_indices, encode
+from preftune.data.rows import Rows
 from preftune.errors import DataError
 from preftune.models.load import find
 from preftune.stages.common import Room
@@ -30,7 +31,7 @@ def open_mix(room: Room, coef: float, text: str | None, *, seed: int) -> Pretrai
         encoded = texts(room, find(text, room.project))
     else:
         examples = room.snapshot.demonstrations or room.snapshot.chosen_as_demonstrations()
-        encoded = encode(room.renderer, [(e.messages, [e.completion]) for e in examples], max_tokens=room.max_tokens)
+        encoded = encode(room.renderer, ((e.messages, [e.completion]) for e in examples), max_tokens=room.max_tokens)
     return PretrainingMix(coef, encoded, seed=seed)
 
 
@@ -38,14 +39,14 @@ def texts(room: Room, path: Path) -> Encoded:
     """Return the texts of a file, between blank lines, as they are: no template; a text that is too long is cut into pieces, not off."""
     tokenizer = room.renderer.tokenizer
     begin = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-    encoded = Encoded()
+    groups = Rows[Group]()
     for text in path.read_text(encoding="utf-8").split("\n\n"):
         ids = tokenizer(text.strip(), add_special_tokens=False)["input_ids"]
         size = room.max_tokens - len(begin)
         for at in range(0, len(ids), size):
             whole = begin + ids[at : at + size]
             if len(whole) > 1:  # the first token is what the others are predicted from
-                encoded.groups.append(Group((whole[0],), (tuple(whole[1:]),), len(encoded.groups)))
-    if not encoded.groups:
+                groups.append(Group((whole[0],), (tuple(whole[1:]),), len(groups)))
+    if not groups:
         raise DataError("there is no text in it", str(path), "Give a file with texts, blank lines between them.")
-    return encoded
+    return Encoded(groups)

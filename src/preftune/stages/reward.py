@@ -19,7 +19,9 @@ counts as done. docs/reward-model.md says which loss to take when, and what the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,6 +31,7 @@ from torch import Tensor, nn
 
 from preftune.data.batches import Encoded, Group, batch_indices, shuffled
 from preftune.data.pair_report import human_agreement, pair_report
+from preftune.data.rows import IN_MEMORY
 from preftune.data.snapshot import Snapshot
 from preftune.errors import DataError, PreftuneError
 from preftune.losses import reward as losses
@@ -165,7 +168,7 @@ class Learner:
     weights: float [R, heads], of each row for each head. flips: the share of flipped judgements.
     """
 
-    def __init__(self, config: RewardConfig, room: Room, rows: list[Row], *, flips: float, weights: Tensor) -> None:
+    def __init__(self, config: RewardConfig, room: Room, rows: Sequence[Row], *, flips: float, weights: Tensor) -> None:
         self.config, self.room, self.rows, self.flips, self.weights = config, room, rows, flips, weights
 
     def count(self, groups: list[Group]) -> float:
@@ -248,18 +251,20 @@ def _open(config: RewardConfig, out: Path, progress: Progress) -> tuple[Room, nn
     return replace(room, model=model), room.model
 
 
-def score_groups(room: Room, groups: list[Group], token_budget: int) -> Tensor:
+def score_groups(room: Room, groups: Sequence[Group], token_budget: int) -> Tensor:
     """Return the raw scores of all answers of the groups, [S] or [S, heads], in their order."""
-    return score(room.model, groups, pad_id=room.renderer.pad_id, token_budget=token_budget, tree=room.tree)
+    blocks = (groups[start : start + IN_MEMORY] for start in range(0, len(groups), IN_MEMORY))
+    said = partial(score, room.model, pad_id=room.renderer.pad_id, token_budget=token_budget, tree=room.tree)
+    return torch.cat([said(block) for block in blocks])
 
 
-def _encode(config: RewardConfig, room: Room) -> tuple[list[Row], Encoded]:
+def _encode(config: RewardConfig, room: Room) -> tuple[Sequence[Row], Encoded]:
     there = room.snapshot
     rows = rows_of(there.train, there.kwise, there.ties if config.loss in OF_TIES else (), orders=config.loss == "plackett_luce")
     return encode_rows(room.renderer, rows, max_tokens=room.max_tokens)
 
 
-def _encode_held_out(config: RewardConfig, room: Room) -> tuple[list[Row], Encoded]:
+def _encode_held_out(config: RewardConfig, room: Room) -> tuple[Sequence[Row], Encoded]:
     there = room.snapshot
     ties = there.held_out_ties if config.loss in OF_TIES else ()
     rows = rows_of(there.held_out, there.held_out_kwise, ties, orders=config.loss == "plackett_luce")
@@ -299,7 +304,14 @@ def _held_out(config: RewardConfig, room: Room, deviations: Tensor) -> dict[str,
 
 
 def _save(
-    room: Room, policy: nn.Module, folder: Path, probes: list[Group], *, mean: float, deviation: float, members: list[tuple[float, float]]
+    room: Room,
+    policy: nn.Module,
+    folder: Path,
+    probes: Sequence[Group],
+    *,
+    mean: float,
+    deviation: float,
+    members: list[tuple[float, float]],
 ) -> None:
     # Merged and whole, so that the head and every weight travel together; then read back, in place of what was saved, and compared.
     before = score_groups(room, probes, 1 << 20)
@@ -337,6 +349,7 @@ def _planned(config: RewardConfig, room: Room, encoded: Encoded) -> Plan:
         steps_of(encoded.groups, steps=_steps(config, encoded), batch_size=config.batch_size, seed=config.seed),
         lambda part: end_scores(room.model, room.batch(part)),
         token_budget=config.token_budget,
+        steps=_steps(config, encoded),
         tree=room.tree,
         apart=room.apart,
     )

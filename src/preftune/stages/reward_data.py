@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from preftune.data.batches import Encoded, Group
+from preftune.data.rows import Rows
 from preftune.data.template import Renderer
 from preftune.errors import DataError
 from preftune.manifest import content_seed
@@ -131,13 +132,12 @@ def _packed(messages: tuple[Message, ...], group: str, units: Iterable[_Unit]) -
     return rows
 
 
-def encode_rows(renderer: Renderer, rows: Iterable[Row], *, max_tokens: int) -> tuple[list[Row], Encoded]:
+def encode_rows(renderer: Renderer, rows: Iterable[Row], *, max_tokens: int) -> tuple[Sequence[Row], Encoded]:
     """Return the rows as tokens; an answer that with its prompt is longer than max_tokens is left out with what was said of it, counted.
 
     A group's index is the row's place in the list that is returned. Raises DataError where nothing is left.
     """
-    kept: list[Row] = []
-    result = Encoded()
+    kept, groups, result = Rows[Row](), Rows[Group](), Encoded()
     for row in rows:
         completions = {answer: tuple(renderer.completion_ids(answer)) for answer in row.answers}
         prompt: list[int] | None = None
@@ -152,9 +152,10 @@ def encode_rows(renderer: Renderer, rows: Iterable[Row], *, max_tokens: int) -> 
         if prompt is None:
             continue
         result.turns_dropped += dropped
-        result.groups.append(Group(tuple(prompt), tuple(completions[a] for a in row.answers), len(kept)))
+        groups.append(Group(tuple(prompt), tuple(completions[a] for a in row.answers), len(kept)))
         kept.append(row)
-    if not result.groups:
+    result.groups = groups
+    if not groups:
         reasons = ", ".join(f"{n} {why}" for why, n in result.left_out.items()) or "there was nothing to read"
         raise DataError(f"no example is left to learn from ({reasons})", "", "Raise max_tokens or bring shorter examples.")
     return kept, result

@@ -16,18 +16,19 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from pydantic import Field
 
 from preftune.data.batches import Encoded, Group, batch_indices, encode
+from preftune.data.rows import Rows
 from preftune.data.snapshot_files import Example
 from preftune.manifest import content_seed
 from preftune.models.adapter import trainable
 from preftune.models.load import batch_logprobs
 from preftune.models.noise import noisy_embeddings
 from preftune.progress import Progress, Silent
-from preftune.records import Message
 from preftune.stages.common import OfflineConfig, Room, finish, namer, open_room, resolved, save_policy, settle, something_held_out, start
 from preftune.tensors import TokenBatch
 from preftune.training.held_out import Best, measure
@@ -122,23 +123,24 @@ def _planned(config: SFTConfig, room: Room, encoded: Encoded) -> Plan:
         steps_of(encoded.groups, steps=_steps(config, encoded), batch_size=config.batch_size, seed=config.seed),
         lambda part: batch_logprobs(room.model, room.batch(part))[0],
         token_budget=config.token_budget,
+        steps=_steps(config, encoded),
         tree=room.tree,
         apart=room.apart,
     )
 
 
 def _held_out(room: Room, config: SFTConfig) -> Encoded:
-    there = [*room.snapshot.held_out_demonstrations, *room.snapshot.chosen_as_demonstrations(held_out=True)]
+    there = Rows(chain(room.snapshot.held_out_demonstrations, room.snapshot.chosen_as_demonstrations(held_out=True)))
     chosen = something_held_out(there, config)
     return _encode(room, chosen) if chosen else Encoded()
 
 
-def _examples(room: Room) -> list[Example]:
-    return [*room.snapshot.demonstrations, *room.snapshot.chosen_as_demonstrations()]
+def _examples(room: Room) -> Sequence[Example]:
+    return Rows(chain(room.snapshot.demonstrations, room.snapshot.chosen_as_demonstrations()))
 
 
 def _encode(room: Room, examples: Sequence[Example]) -> Encoded:
-    items: list[tuple[Sequence[Message], list[str]]] = [(e.messages, [e.completion]) for e in examples]
+    items = ((e.messages, [e.completion]) for e in examples)
     return encode(room.renderer, items, max_tokens=room.max_tokens)
 
 

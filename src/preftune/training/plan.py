@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from preftune.data.batches import Area, Encoded, Group, area_of, batch_indices, split_by_budget
+from preftune.data.rows import IN_MEMORY
 from preftune.models.lean import takes_spans
 from preftune.models.load import CHUNK_TOKENS, device_of, freed_memory_is_kept, unwrap
 from preftune.models.recompute import one_layer_kept
@@ -82,9 +83,14 @@ class Plan:
         return f"{self.stage}: took {time} and {memory}"
 
 
-def steps_of(groups: Sequence[Group], *, steps: int, batch_size: int, seed: int) -> list[list[Group]]:
-    """Return the groups that each optimiser step will take."""
-    return [[groups[i] for i in batch_indices(len(groups), batch_size, step, seed=seed)] for step in range(steps)]
+def steps_of(groups: Sequence[Group], *, steps: int, batch_size: int, seed: int, completions: slice = slice(None)) -> list[list[Group]]:
+    """Return the groups that each optimiser step will take; where they lie in a file, those of some steps, evenly spread over the run.
+
+    completions: which of a group's are learned.
+    """
+    told = steps if len(groups) <= IN_MEMORY else min(steps, max(1, IN_MEMORY // batch_size))
+    chosen = (batch_indices(len(groups), batch_size, number * steps // told, seed=seed) for number in range(told))
+    return [[replace(groups[i], completions=groups[i].completions[completions]) for i in batch] for batch in chosen]
 
 
 def make_plan(
@@ -95,6 +101,7 @@ def make_plan(
     compute: Callable[[list[Group]], Tensor],
     *,
     token_budget: int,
+    steps: int | None = None,
     passes: float = 1.0,
     before: Sequence[Group] = (),
     forward_passes: float = 0.0,
@@ -105,10 +112,11 @@ def make_plan(
 ) -> Plan:
     """Return a stage's plan, from what its data say and what one of its micro-batches takes here and now.
 
-    model: as training starts. batches: the groups of each optimiser step. compute: the stage's forward pass over a micro-batch, to
-    anything that backward can start from. passes: how often a step's groups are trained on. before: groups that are scored one by one
-    before the first step (the reference). forward_passes: how often a step's groups are only scored. learners: models that are trained like
-    this one (PPO's critic is a second). resident_models: models in memory, of its size. tree, apart: how rows are made (see `collate`).
+    model: as training starts. batches: the groups of each optimiser step, or of some of `steps` of them. compute: the stage's forward pass
+    over a micro-batch, to anything that backward can start from. passes: how often a step's groups are trained on. before: groups that are
+    scored one by one before the first step (the reference). forward_passes: how often a step's groups are only scored.
+    learners: models that are trained like this one (PPO's critic is a second). resident_models: models in memory, of its size.
+    tree, apart: how rows are made (see `collate`).
     """
     device = device_of(model)
     sizes = _Sizes.of(model)
@@ -131,7 +139,8 @@ def make_plan(
     train = cost.seconds / work(tried)
     score = forward_seconds(lambda: compute(tried), device) / work(tried) if before or forward_passes else 0.0
     per_step = learners * passes * train + forward_passes * score
-    seconds = sum(map(work, parts)) / world.size() * per_step + len(batches) * passes * update_seconds(held, device)
+    steps = len(batches) if steps is None else steps
+    seconds = sum(map(work, parts)) * steps / len(batches) / world.size() * per_step + steps * passes * update_seconds(held, device)
     groups = encoded.groups
     repeated = 0 if tree else sum(len(g.prompt) * (len(g.completions) - 1) for part in parts for g in part)
     begun_once = sum(area.begun * (len(area.lengths) - 1) for area in areas)
@@ -142,7 +151,7 @@ def make_plan(
         sum(g.num_tokens for g in groups),
         1 - (sum(g.num_tokens for part in parts for g in part) + repeated - begun_once) / sum(area.tokens for area in areas),
         sum(len(g.prompt) * (len(g.completions) - 1) for g in groups) if tree else 0,
-        len(batches),
+        steps,
         trained,
         peak / GIB,
         limit / GIB if limit is not None else None,

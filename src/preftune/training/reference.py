@@ -15,7 +15,9 @@ import hashlib
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterator, Sequence
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -24,9 +26,11 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from preftune.data.batches import Group, collate, split_by_budget
+from preftune.data.rows import IN_MEMORY, Rows
 from preftune.errors import DiskError
 from preftune.losses.reduce import to_sequences
 from preftune.manifest import disk_errors
@@ -45,7 +49,7 @@ NOT_THE_FUNCTION = ("_name_or_path", "transformers_version", "architectures", "u
 class Reference:
     """log ref of every completion token, nats: float32 [n] a completion, by the group's place in the data."""
 
-    tokens: dict[int, tuple[Tensor, ...]]
+    tokens: Mapping[int, tuple[Tensor, ...]]
 
     def rows(self, groups: Sequence[Group], which: slice = slice(None)) -> list[Tensor]:
         """Return log ref of the tokens of each completion of the groups, in their order. which: of a group's completions."""
@@ -54,6 +58,31 @@ class Reference:
     def sums(self, groups: Sequence[Group], which: slice = slice(None)) -> Tensor:
         """Return Σ log ref of each completion of the groups, float32 [S], in their order. which: of a group's completions."""
         return torch.stack([row.sum() for row in self.rows(groups, which)])
+
+
+class _Kept(Mapping[int, tuple[Tensor, ...]]):
+    """A tensor for each completion of a group, by the group's place in the data; in a file where there are many (`data.rows`)."""
+
+    def __init__(self) -> None:
+        self._indices = array("q")  # rising, as groups stand in the order of the data
+        self._rows: Rows[list[NDArray[np.float32]]] = Rows()
+
+    def add(self, group: Group, row: Tensor) -> None:
+        assert not self._indices or self._indices[-1] < group.index
+        self._indices.append(group.index)
+        self._rows.append([part.numpy() for part in row.split([len(c) for c in group.completions])])
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        place = bisect_left(self._indices, index)
+        if place == len(self._indices) or self._indices[place] != index:
+            raise KeyError(index)
+        return tuple(torch.tensor(part) for part in self._rows[place])
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._indices)
+
+    def __len__(self) -> int:
+        return len(self._indices)
 
 
 def reference_logprobs(
@@ -65,26 +94,30 @@ def reference_logprobs(
     token_budget: tokens computed at once on a GPU; on a CPU each group is computed alone, so that its log-probs, to the last bit, depend
     on nothing but its content. project: the folder that holds `runs`. What is found broken is computed anew, and said.
     """
-    device = device_of(model)
-    alone = device.type == "cpu"
+    device, found = device_of(model), _Kept()
     frozen = adapter_off(model) if hasattr(model, "peft_config") else nullcontext()
     kept = _opened(project / CACHE, progress) if world.is_main() else nullcontext()  # one process has the cache, and all hear what is in it
     with progress.stage("reference log-probs", len(groups), "groups") as task, kept as cache, frozen:
         space = f"{LAYOUT} {weights_hash(model)} {unwrap(model).dtype} {device.type} {tree}"
-        keys = {group.index: _key(space, group) for group in groups}
-        rows, broken = world.from_main(lambda: _read(cast(sqlite3.Connection, cache), groups, keys))
-        if broken:
-            progress.note(f"{broken} of {len(groups)} entries of {project / CACHE} were broken and are computed anew.")
-        if rows:
-            task.advance(len(rows))
-        parts = split_by_budget([group for group in groups if group.index not in rows], 1 if alone else token_budget)
-        for start in range(0, len(parts), world.size()):  # a part for each process at once
-            for found in world.spread(parts[start : start + world.size()], partial(_computed, model, pad_id=pad_id, tree=tree)):
-                if cache is not None:
-                    _write(cache, [(keys[index], row) for index, row in found.items()], project / CACHE)
-                rows.update(found)
-                task.advance(len(found))
-    return Reference({g.index: tuple(rows[g.index].split([len(c) for c in g.completions])) for g in groups})
+        for begun in range(0, len(groups), IN_MEMORY):
+            block = groups[begun : begun + IN_MEMORY]
+            keys = {group.index: _key(space, group) for group in block}
+            rows, broken = world.from_main(partial(_read, cast(sqlite3.Connection, cache), block, keys))
+            if broken:
+                progress.note(f"{broken} of {len(block)} entries of {project / CACHE} were broken and are computed anew.")
+            if rows:
+                task.advance(len(rows))
+            missing = [group for group in block if group.index not in rows]
+            parts = split_by_budget(missing, 1 if device.type == "cpu" else token_budget)
+            for start in range(0, len(parts), world.size()):  # a part for each process at once
+                for computed in world.spread(parts[start : start + world.size()], partial(_computed, model, pad_id=pad_id, tree=tree)):
+                    if cache is not None:
+                        _write(cache, [(keys[index], row) for index, row in computed.items()], project / CACHE)
+                    rows.update(computed)
+                    task.advance(len(computed))
+            for group in block:
+                found.add(group, rows[group.index])
+    return Reference(found)
 
 
 def weights_hash(model: nn.Module) -> str:

@@ -85,7 +85,7 @@ def item_rows(store: Store, state: str, kind: str, text: str, page: int, identit
     """Return the items of a page (from 1), in the order in which they are given out, and how many there are on all pages."""
     table, chosen = tables.items, _filter(state, kind, text)
     columns = (table, _count("submitted").label("submitted"), _count("skipped").label("skipped"))
-    query = select(*columns).where(chosen).order_by(table.c.priority.desc(), table.c.shuffle, table.c.number)
+    query = select(*columns).where(chosen).order_by(table.c.priority.desc(), table.c.shuffle.desc(), table.c.number.desc())
     with store.reading() as connection:
         total = connection.execute(select(func.count()).select_from(table).where(chosen)).scalar_one()
         found = connection.execute(query.limit(PAGE).offset((page - 1) * PAGE)).all()
