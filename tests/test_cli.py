@@ -19,7 +19,7 @@ from preftune.errors import ConfigError, DataError, PreftuneError, Refused, Stop
 from preftune.manifest import hash_folder, write_json
 
 COMMANDS = (
-    "demo init import mine sample pick label check advise snapshot export train evaluate compare probe tune scale report release "
+    "demo init import mine sample pick label check advise snapshot export plan train evaluate compare probe tune scale report release "
     "serve feedback loop config"
 ).split()
 GOOD = {"prompt": "Sort a list.", "chosen": "sorted(items)", "rejected": "items.sort()"}

@@ -31,6 +31,7 @@ from preftune._cli_loop import loop
 from preftune._cli_mine import mine
 from preftune._cli_output import Json, print_json, print_result, run_app
 from preftune._cli_pick import pick
+from preftune._cli_plan import plan
 from preftune._cli_probe import probe
 from preftune._cli_report import report
 from preftune._cli_sample import sample
@@ -137,6 +138,7 @@ app.command()(check)
 app.command()(advise)
 app.command()(snapshot)
 app.command()(export)
+app.command()(plan)
 
 
 @app.command()

@@ -217,7 +217,7 @@ WHOLE = {
     r"SELECT (items|prompts).number \nFROM (items|prompts)[^;]* LIMIT %\(param_1\)s::INTEGER$": "the first row there is, in any order",
     r"SELECT judgements.rater, count\(\*\)": "how many judgements each rater has given, on the page of people",
     r"SELECT DISTINCT prompts.kind": "the kinds there are, in the list of items",
-    r"SELECT prompts.number, prompts.id \nFROM prompts[^;]*NOT \(EXISTS": "when the server starts, and after imports: prompts without items",
+    r"SELECT prompts.number, prompts.id \nFROM prompts[^;]*NOT \(EXISTS": "prompts without items, at the start and after imports",
     r"UPDATE items SET wanted": "when the server starts: items whose overlap is the settings'",
 }
 

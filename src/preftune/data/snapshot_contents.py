@@ -208,7 +208,7 @@ def _of_sources(
     found: PromptContents, kept: list[Judgement], filters: Filters, speaks_of: Callable[[Judgement], list[str]]
 ) -> tuple[dict[str, str], list[Judgement]]:
     """Return the text of each answer from a wanted source, by id, and the judgements that speak of these alone."""
-    texts = {c.id: c.text for c in found.candidates if not filters.sources or from_sources(filters, {c.id: c.source}, c.id)}
+    texts = {c.id: c.text for c in found.candidates if not filters.sources or c.source in filters.sources}
     return texts, [judgement for judgement in kept if texts.keys() >= set(speaks_of(judgement))]
 
 

@@ -92,7 +92,7 @@ class PartsWriter:
 
     def add(self, part: str, record: Record) -> None:
         """Add one record to a part."""
-        self._parts[part].add(record.model_dump(), _text_size(record))
+        self._parts[part].add(record.model_dump())
 
     def __enter__(self) -> Self:
         return self
@@ -114,9 +114,9 @@ class _Part:
         self._waiting_bytes = self._shard_bytes = self._shards = 0
         self._writer: pq.ParquetWriter | None = None
 
-    def add(self, row: dict[str, Any], size: int) -> None:
+    def add(self, row: dict[str, Any]) -> None:
         self._waiting.append(row)
-        self._waiting_bytes += size
+        self._waiting_bytes += _text_size(row)
         if len(self._waiting) >= GROUP_ROWS or self._waiting_bytes >= GROUP_BYTES:
             self._flush()
 
@@ -288,7 +288,7 @@ def _lines(path: Path) -> Iterator[str]:
         raise PreftuneError("a file of the snapshot is missing", str(path), AGAIN) from None
 
 
-def _text_size(record: Any) -> int:
+def _text_size(row: dict[str, Any]) -> int:
     # About, in characters: what is long in a record are its texts.
-    texts = [*(getattr(record, name, "") for name in ("chosen", "rejected", "completion", "check")), *getattr(record, "completions", ())]
-    return 8 + sum(map(len, texts)) + sum(len(message.content) for message in record.messages)
+    texts = sum(len(row[name]) for name in ("chosen", "rejected", "completion", "check") if name in row)
+    return 8 + texts + sum(map(len, row.get("completions", ()))) + sum(len(message["content"]) for message in row["messages"])
