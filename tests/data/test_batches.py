@@ -206,11 +206,12 @@ def test_nothing_is_left_out_of_what_is_counted():
     assert Encoded().facts() == {"groups": 0, "left_out": {}, "turns_dropped": 0}
 
 
-@given(lengths=st.lists(st.integers(1, 30), max_size=30), budget=st.integers(1, 80))
-@settings(max_examples=80, deadline=None)
-def test_micro_batches_keep_to_the_budget_and_hold_each_group_once(lengths, budget):
+@given(lengths=st.lists(st.integers(1, 30), max_size=30), budget=st.integers(1, 80), shares=st.integers(1, 4))
+@settings(max_examples=120, deadline=None)
+def test_micro_batches_keep_to_the_budget_and_hold_each_group_once(lengths, budget, shares):
     groups = [Group((1,) * n, ((2,),), i) for i, n in enumerate(lengths)]
-    parts = split_by_budget(groups, budget)
+    parts = split_by_budget(groups, budget, shares=shares)
+    assert len(parts) <= -(-len(split_by_budget(groups, budget)) // shares) * shares
     assert sorted(g.index for part in parts for g in part) == list(range(len(groups)))
     for part in parts:
         area = len(part) * max(g.num_tokens for g in part)
@@ -232,6 +233,16 @@ def test_the_area_of_groups_is_that_of_their_batch(shapes, tree, apart):
     assert area.tokens == batch.ids.numel() + len(batch.beginning)
     without = area_of(groups, tree=tree, apart=apart, padded=False)
     assert (without.lengths, without.tokens) == (tuple(batch.attention_mask.sum(1).tolist()), batch.num_tokens)
+
+
+def test_the_shares_of_processes_are_even_by_their_tokens():
+    groups = [Group((1,) * n, ((2,),), i) for i, n in enumerate([400, *[40] * 10])]
+    assert [sum(g.num_tokens for g in part) for part in split_by_budget(groups, 1000, shares=2)] == [401, 410]
+    even = [Group((1,) * n, ((2,),), i) for i, n in enumerate(range(100, 300, 7))]
+    for shares in (2, 4):
+        tokens = [sum(g.num_tokens for g in part) for part in split_by_budget(even, 4000, shares=shares)]
+        assert len(tokens) == shares
+        assert max(tokens) <= sum(tokens) / shares + 150, tokens
 
 
 def test_micro_batches_do_not_depend_on_the_order_given():

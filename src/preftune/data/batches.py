@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -165,25 +165,37 @@ def split_by_budget(groups: Sequence[Group], token_budget: int, *, shares: int =
 
     As few as can be, and as even as so few can be: a full one and a small rest would multiply more slowly than two halves.
     A row that is longer than the budget by itself goes alone: nothing is dropped here. shares: how many processes take an equal share;
-    with rows enough, the number of micro-batches is a multiple of that or as near as the rows' lengths let it come.
+    with rows enough, the number of micro-batches is a multiple of that or as near as the rows' lengths let it come. Several processes
+    wait for the slowest, so theirs are even by their tokens.
     """
     ordered = sorted(groups, key=lambda g: (-g.num_tokens, g.index))
     fewest = len(_filled(ordered, token_budget))
     wanted = min(-(-fewest // shares) * shares, len(ordered))
-    low, high = 1, token_budget
+    if shares == 1:
+        return _least(token_budget, lambda area: _filled(ordered, area), wanted)
+    tokens = sum(group.num_tokens for group in ordered)
+    return _least(tokens, lambda most: _filled(ordered, token_budget, most), wanted)
+
+
+def _least(high: int, split: Callable[[int], list[list[Group]]], wanted: int) -> list[list[Group]]:
+    """Return the split by the smallest limit up to `high` that gives at most so many parts."""
+    low = 1
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if len(_filled(ordered, middle)) <= wanted else (middle + 1, high)
-    return _filled(ordered, high)
+        low, high = (low, middle) if len(split(middle)) <= wanted else (middle + 1, high)
+    return split(high)
 
 
-def _filled(ordered: Sequence[Group], token_budget: int) -> list[list[Group]]:
+def _filled(ordered: Sequence[Group], token_budget: int, most: int | None = None) -> list[list[Group]]:
     parts: list[list[Group]] = []
+    held = 0
     for group in ordered:
-        if parts and parts[-1][0].num_tokens * (len(parts[-1]) + 1) <= token_budget:
+        held += group.num_tokens
+        if parts and parts[-1][0].num_tokens * (len(parts[-1]) + 1) <= token_budget and (most is None or held <= most):
             parts[-1].append(group)
         else:
             parts.append([group])
+            held = group.num_tokens
     return parts
 
 
