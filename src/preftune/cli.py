@@ -58,6 +58,9 @@ def main(argv: list[str] | None = None) -> None:
         # The libraries' own bars and notices to developers; ours say what a person needs.
         os.environ.setdefault("TQDM_DISABLE", "1")
         warnings.filterwarnings("ignore", category=FutureWarning)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # Weights that are gathered come and go by the megabyte: torch asks Linux for pages of 2 MiB then, which cost less to begin.
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     code = run_app(app, [word for word in words if word != "--debug"], debug="--debug" in words)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         # All is written. Threads of gloo that outlive the interpreter's own end now and then abort it (pytorch/pytorch#179291).

@@ -35,6 +35,7 @@ from preftune.parallel.shard import device_of_root, forget, root_of, settle, sha
 from preftune.tensors import TokenBatch
 
 TEMPLATE = "chat_template.jinja"
+LARGE_BLOCK = 4 << 20  # bytes
 # What transformers lets through when a file of a model is broken, cut off or of another kind.
 LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, EOFError, struct.error, SafetensorError)
 
@@ -51,6 +52,17 @@ def keep_freed_memory() -> None:
     m_trim_threshold, m_mmap_max = -1, -4  # of malloc.h
     libc.mallopt(m_mmap_max, 0)
     libc.mallopt(m_trim_threshold, 2**31 - 1)
+
+
+@functools.cache
+def give_back_large_blocks() -> None:
+    """Let glibc give each large block back as soon as it is freed: in several processes, where layers are gathered and let go.
+
+    Kept, they leave holes among what stays, which nothing fits into. Measured in docs/benchmarks.md.
+    """
+    if _on_glibc():
+        m_mmap_threshold = -3  # of malloc.h
+        ctypes.CDLL("libc.so.6").mallopt(m_mmap_threshold, LARGE_BLOCK)
 
 
 @functools.cache
@@ -199,6 +211,7 @@ def load_causal_lm(
     if world.size() == 1:
         keep_freed_memory()
         return _load_whole(path, device, dtype)
+    give_back_large_blocks()
     folder = path / "model" if (path / MANIFEST).exists() and (path / "model").exists() else path
     in_parts = load_parts_of(AutoModelForCausalLM, folder, device, dtype, trained=trained_whole)
     if in_parts is not None:

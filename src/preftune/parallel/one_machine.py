@@ -6,6 +6,7 @@ the others read it. gloo still says when all are ready, and so when one of them 
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from torch import Tensor
 from preftune.parallel import world
 
 SHARED = Path("/dev/shm")  # Linux keeps what lies there in memory
-PLACE_BYTES = 4 << 20  # what a process shows the others at once; a core's cache still holds it when it is read
+PLACE_BYTES = 8 << 20  # what a process shows the others at once
 
 
 class SharedMemory:
@@ -40,6 +41,7 @@ class SharedMemory:
         dist.all_reduce(self._word, group=group)  # quicker than gloo's own barrier
 
 
+@functools.cache
 def shared_memory() -> SharedMemory | None:
     """Return memory that all processes see, or None where they are on several machines or the system gives none. All call it."""
     if int(os.environ.get("LOCAL_WORLD_SIZE", "0")) != world.size():
