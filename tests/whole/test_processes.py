@@ -22,9 +22,12 @@ pytestmark = pytest.mark.slow
 
 # What both processes do: commands of preftune, some of which are stopped after a step or have lost a part of their checkpoint.
 SCRIPT = """
-import glob, json, os, signal, sys
+import functools, glob, json, os, pathlib, signal, sys, torch
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy
 from preftune._cli_output import run_app
 from preftune.cli import app
+from preftune.models import parts
+from preftune.parallel import one_machine, shard
 from preftune.training.loop import Loop
 
 log, stop = Loop.log, [0]
@@ -35,7 +38,14 @@ def log_and_stop(self, step, metrics):
         os.kill(os.getpid(), signal.SIGTERM)  # one process hears it, and both have to stop after the same step
 
 Loop.log = log_and_stop
-for words, stop[0], lost in json.loads(sys.argv[1]):
+lean, half = parts.lean_layers, lambda *_: MixedPrecisionPolicy(torch.bfloat16, torch.float32)
+shard.CPUOffloadPolicy = functools.partial(CPUOffloadPolicy, pin_memory=False)  # pinned memory is of a GPU
+for words, stop[0], lost, how in json.loads(sys.argv[1]):
+    one_machine.shared_memory.cache_clear()
+    one_machine.SHARED = pathlib.Path("/nowhere" if how == "gloo" else "/dev/shm")
+    shard._too_large = lambda *_, trained: how == "offloaded"
+    shard.MixedPrecisionPolicy = half if how == "bfloat16" else MixedPrecisionPolicy
+    parts.lean_layers = (lambda model: None) if how == "bfloat16" else lean  # those are for float32, and so for no GPU
     if lost and os.environ["RANK"] == "0":
         os.remove(glob.glob(lost)[0])
     code = run_app(app, words, debug=False)
@@ -46,6 +56,8 @@ sys.stderr.flush()
 os._exit(code)
 """
 STOP = 3
+WHOLE = "sft of all weights"
+BY_GLOO = (WHOLE, "ppo")  # as processes of several machines exchange weights; the others share memory
 # Micro-batches of uneven size and of an odd number; a last batch of an epoch with fewer rows than there are processes.
 OFFLINE: dict[str, Any] = {"batch_size": 5, "epochs": 1, "token_budget": 96}
 ONLINE: dict[str, Any] = {"steps": 3, "token_budget": 128}
@@ -77,12 +89,22 @@ def two(toy, tmp_path_factory):
         path.write_text(yaml.safe_dump(config.model_dump(mode="json")), encoding="utf-8")
         return ["train", stage, str(path), "--out", str(there.folder / out)]
 
-    commands: list[tuple[list[str], int, str]] = [(words(stage, settings), 0, "") for stage, settings in SAME.values()]
-    commands += [(words("dpo", BROKEN, "unbroken"), 0, "")]
-    commands += [(words("dpo", BROKEN, "two-to-two"), STOP, ""), (words("dpo", BROKEN, "two-to-two"), 0, "")]
-    commands += [(words("dpo", BROKEN, "one-to-two"), 0, ""), (words("dpo", BROKEN, "two-to-one"), STOP, "")]
+    commands: list[tuple[list[str], int, str, str]] = []
+    commands += [(words(stage, settings), 0, "", "gloo" if name in BY_GLOO else "") for name, (stage, settings) in SAME.items()]
+    commands += [(words(*SAME[WHOLE], how), 0, "", how) for how in ("offloaded", "bfloat16")]
     part = f"{there.folder}/lost/.*.partial/checkpoint-{STOP}/__1_0.distcp"
-    commands += [(words("dpo", BROKEN, "lost"), STOP, ""), (words("dpo", BROKEN, "lost"), 0, part)]
+    commands += [
+        (words("dpo", BROKEN, out), stop, lost, "")
+        for out, stop, lost in (
+            ("unbroken", 0, ""),
+            ("two-to-two", STOP, ""),
+            ("two-to-two", 0, ""),
+            ("one-to-two", 0, ""),
+            ("two-to-one", STOP, ""),
+            ("lost", STOP, ""),
+            ("lost", 0, part),
+        )
+    ]
     script = there.folder / "commands.py"
     script.write_text(SCRIPT, encoding="utf-8")
     done = subprocess.run(
@@ -134,9 +156,26 @@ def test_two_processes_learn_what_one_does(toy, two, name):
     assert_same_course(toy.run(stage, **settings), found)
 
 
+def test_weights_that_lie_elsewhere_than_they_compute_learn_the_same(toy, two):
+    stage, settings = SAME[WHOLE]
+    run = run_in(two, stage, settings, two.folder / "offloaded")
+    assert (run / "manifest.json").exists(), said(two)[2][-3000:]
+    assert_same_course(toy.run(stage, **settings), run)
+
+
+def test_layers_that_compute_in_bfloat16_learn_nearly_the_same(toy, two):
+    stage, settings = SAME[WHOLE]
+    runs = [toy.run(stage, **settings), run_in(two, stage, settings, two.folder / "bfloat16")]
+    one, half = ([row["loss/train"] for row in read_metrics(run)] for run in runs)
+    assert half == pytest.approx(one, rel=0.01)
+    assert half != pytest.approx(one, rel=1e-6)
+    saved = load_file(runs[1] / "model" / "model.safetensors")
+    assert {str(weight.dtype) for weight in saved.values()} == {"torch.float32"}, "what is trained and saved stays float32"
+
+
 def test_one_process_speaks(two):
     _, out, errors = said(two)
-    assert len(out.splitlines()) == len(SAME) + 3  # runs that came to their end
+    assert len(out.splitlines()) == len(SAME) + 5  # runs that came to their end
     assert errors.count("the first step") == 0
 
 
