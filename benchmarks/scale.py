@@ -6,7 +6,8 @@ The work: some steps of a stage on SmolLM2-135M, all weights trained in float32 
 the CPU with gloo. One process has all of the machine's cores as threads; N processes have cores / N each. Ours is N processes and the
 peer one, so `ratio` and `throughput_ratio` are the seconds of one over those of N: 1 means that spreading costs nothing.
 `memory_per_process_ratio` is the largest process of N over the one, each at its peak, Python and libraries taken off both;
-`with_libraries` keeps them. `max_loss_diff` and `max_grad_norm_diff` compare the steps one by one.
+`with_libraries` keeps them; `private_ratio` is of the memory that no file backs, all of it.
+`max_loss_diff` and `max_grad_norm_diff` compare the steps one by one.
 
 `--faults` also kills the last process outright after the fourth step, once for good (`ended_after_s`: until torchrun has ended all of
 them) and once with `--max-restarts 1`, where the run goes on from its checkpoint (`restarted_loss_diff`: to the undisturbed run).
@@ -43,7 +44,7 @@ BARS = {"throughput_ratio": 1.0, "memory_per_process_ratio": 0.65, "max_loss_dif
 
 # What each process does beside the command: it tells its peak from its own start on, as the run's manifest does of the first process.
 SCRIPT = """
-import json, os, signal, sys, time, torch
+import json, os, signal, sys, threading, time, torch
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 from preftune._cli_output import run_app
 from preftune.cli import app
@@ -63,9 +64,23 @@ if "KILL_AT" in os.environ:
             os.kill(os.getpid(), signal.SIGKILL)
 
     Loop.log = log_and_die
+private, reset = [0.0], loop.reset_peak_memory
+
+def reset_both():
+    reset()
+    private[0] = 0.0
+
+def watch():
+    while True:  # the system keeps the peak of all memory alone, with the pages of files that processes share
+        rows = dict(line.split(":") for line in open("/proc/self/status") if line.startswith("Rss"))
+        private[0] = max(private[0], (int(rows["RssAnon"].split()[0]) + int(rows["RssShmem"].split()[0])) / 2**20)
+        time.sleep(0.02)
+
+loop.reset_peak_memory = reset_both
+threading.Thread(target=watch, daemon=True).start()
 code = run_app(app, sys.argv[2:], debug=True)
 with open(f"{sys.argv[1]}-{os.environ.get('RANK', '0')}.json", "w") as file:
-    json.dump(peak_memory_gib(), file)
+    json.dump([peak_memory_gib(), private[0]], file)
 sys.stdout.flush(); sys.stderr.flush()
 os._exit(code)
 """
@@ -96,6 +111,8 @@ def launch(stage: str, settings: dict[str, Any], folder: Path, processes: int, *
     script.write_text(SCRIPT, encoding="utf-8")
     threads = max(1, (os.cpu_count() or 1) // processes)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *options]
+    if processes > 1:
+        more["THP_MEM_ALLOC_ENABLE"] = "1"  # as the command does for itself before it loads torch
     return subprocess.run(
         [*command, str(script), str(peaks), "train", stage, str(config), "--out", str(folder / "runs"), "--json"],
         env=os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT / "src"), **more},
@@ -111,12 +128,14 @@ def train(stage: str, settings: dict[str, Any], folder: Path, processes: int) ->
         raise SystemExit(f"{stage} in {processes} processes failed:\n{done.stderr[-3000:]}")
     run = Path(json.loads(done.stdout)["path"])
     rows = read_metrics(run)
+    peaks = [json.loads(path.read_text()) for path in folder.glob("peak-*.json")]
     return {
         "run": run,
         "rows": rows,
         # Of the steps after the first, which pays for memory and for what is made on first use.
         "seconds": (rows[-1]["seconds"] - rows[0]["seconds"]) / (len(rows) - 1),
-        "peak_memory_gib": max(json.loads(path.read_text()) for path in folder.glob("peak-*.json")),
+        "peak_memory_gib": max(peak for peak, _ in peaks),
+        "private_gib": max(private for _, private in peaks),
     }
 
 
@@ -136,6 +155,7 @@ def compare(stage: str, one: dict[str, Any], many: dict[str, Any]) -> dict[str, 
         "throughput_ratio": round(ratio, 3),
         "memory_per_process_ratio": round(own[0] / own[1], 3),
         "with_libraries": round(many["peak_memory_gib"] / one["peak_memory_gib"], 3),
+        "private_ratio": round(many["private_gib"] / one["private_gib"], 3),
         "peak_memory_gib": round(many["peak_memory_gib"], 2),
         "peer_peak_memory_gib": round(one["peak_memory_gib"], 2),
         "max_loss_diff": round(apart(loss), 7),
@@ -164,13 +184,14 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1, help="how often each is measured, in turn; the quickest of each counts")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--batch-size", type=int, help="rows a step, of sft, reward and dpo")
+    parser.add_argument("--steps", type=int, default=5, help="of that many rows")
     parser.add_argument("--faults", action="store_true", help="kill a process, too")
     parser.add_argument("--stage", choices=["sft", "reward", "dpo", "ppo", "rloo"], default="dpo")
     arguments = parser.parse_args()
     sizes = QUICK if arguments.quick else SIZES
     if arguments.batch_size:
-        sizes["settings"] |= {"batch_size": arguments.batch_size, "token_budget": 4096}
-        sizes["pairs"] = round(arguments.batch_size * 50 / 9)  # of which a tenth is held out: five steps
+        sizes["settings"] |= {"batch_size": arguments.batch_size, "token_budget": 2048}
+        sizes["pairs"] = round(arguments.batch_size * arguments.steps / 0.9)  # of which a tenth is held out
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model, data = prepare(folder, sizes)

@@ -1,0 +1,170 @@
+"""The same course, whatever the number of processes: every stage in 1, 2 and 4 of them, and runs that go on in another number.
+
+    python benchmarks/course.py [--json]
+
+The work: ten steps of each of sft, reward, dpo, ppo and rloo on a random model of two layers with SmolLM2's vocabulary, on the CPU.
+sft, reward and dpo train all weights, ppo and rloo an adapter. A run of dpo is also stopped after its fourth step, and goes on: 2 to 1,
+1 to 2, 2 to 4 and 2 to 2 processes.
+
+`max_loss_diff` and `max_grad_norm_diff`: the largest over all steps of all stages in 2 and in 4 processes, each beside one.
+`resumed_loss_diff`: beside the run that was not stopped, of as many processes as the first part had. `same_bits`: whether 2 to 2 logs and
+saves what the undisturbed run of two does, to the last bit. One torchrun for each number does all its runs, so that libraries load once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from _compare import ROOT
+from _work import make_model
+from scale import LOSS
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from preftune import sample
+from preftune.data.importing import import_preferences
+from preftune.data.snapshot import snapshot
+from preftune.training.loop import read_metrics
+
+STAGES = ("sft", "reward", "dpo", "ppo", "rloo")
+OFFLINE: dict[str, Any] = {"batch_size": 4, "token_budget": 512, "max_tokens": 256, "adapter": None, "lr": 1e-3}
+ONLINE: dict[str, Any] = {
+    "steps": 10,
+    "prompts_per_step": 4,
+    "samples_per_prompt": 2,
+    "max_new_tokens": 16,
+    "token_budget": 512,
+    "lr": 1e-3,
+}
+WAYS = ((2, 1), (1, 2), (2, 4), (2, 2))
+STOP_AT = 4
+BARS = {"max_loss_diff": 1e-5, "max_grad_norm_diff": 1e-4, "resumed_loss_diff": 1e-5, "same_bits": True}
+
+# What each process does: one command after the other, of which some are stopped after a step.
+SCRIPT = """
+import json, os, signal, sys, torch
+torch.set_num_threads(1)
+from preftune._cli_output import run_app
+from preftune.cli import app
+from preftune.training import loop
+
+log, stop = loop.Loop.log, [0]
+
+def log_and_stop(self, step, metrics):
+    log(self, step, metrics)
+    if step + 1 == stop[0] and os.environ.get("RANK", "0") == "0":
+        os.kill(os.getpid(), signal.SIGTERM)
+
+loop.Loop.log = log_and_stop
+for words, stop[0] in json.loads(open(sys.argv[1]).read()):
+    code = run_app(app, words, debug=True)
+    if code:
+        break
+sys.stdout.flush(); sys.stderr.flush()
+os._exit(code)
+"""
+
+
+def prepare(folder: Path) -> tuple[Path, Path]:
+    """Return a random model of two small layers, and a snapshot of 45 pairs of the built-in sample, of which 40 are trained on."""
+    model = make_model(folder / "model", layers=2)
+    config = AutoConfig.from_pretrained(model)
+    config.hidden_size, config.intermediate_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim = 32, 64, 4, 2, 8
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(model)
+    rows = sample.train_path().read_text(encoding="utf-8").splitlines()[:45]
+    (folder / "pairs.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    import_preferences(folder / "pairs.jsonl", folder / "store.db")
+    return model, snapshot(folder / "store.db", folder / "snapshots", held_out=0.1)
+
+
+def words(stage: str, settings: dict[str, Any], folder: Path, out: str) -> list[str]:
+    """Return a command that trains a stage."""
+    config = folder / f"{stage}.yaml"
+    config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return ["train", stage, str(config), "--out", str(folder / out), "--json"]
+
+
+def launch(folder: Path, processes: int, commands: list[tuple[list[str], int]]) -> list[Path]:
+    """Do these commands in so many processes and return the run of each that came to its end. A number is the step to stop after."""
+    script, listed = folder / "commands.py", folder / f"commands-{processes}.json"
+    script.write_text(SCRIPT, encoding="utf-8")
+    listed.write_text(json.dumps(commands), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", str(script), str(listed)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise SystemExit(f"{processes} processes failed:\n{done.stderr[-5000:]}")
+    return [Path(json.loads(line)["path"]) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def apart(one: Path, other: Path, name: str) -> float:
+    """Return by how much a logged number of two runs differs at the most."""
+    return max(abs(a[name] - b[name]) for a, b in zip(read_metrics(one), read_metrics(other), strict=True))
+
+
+def same_bits(one: Path, other: Path) -> bool:
+    """Say whether two runs logged the same, times aside, and saved the same weights."""
+    logged = [[{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(run)] for run in (one, other)]
+    files = [file.relative_to(one) for file in one.rglob("*.safetensors")]
+    return logged[0] == logged[1] and bool(files) and all((one / file).read_bytes() == (other / file).read_bytes() for file in files)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print the last line alone (nothing else is printed)")
+    parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model, data = prepare(folder)
+        common = {"model": str(model), "data": str(data)}
+        (reward,) = launch(folder, 1, [(words("reward", {**common, **OFFLINE}, folder, "reward"), 0)])
+        online = {**common, **ONLINE, "reward_model": str(reward)}
+        settings = {stage: online if stage in LOSS else {**common, **OFFLINE} for stage in STAGES}
+
+        def broken(first: int, then: int, stop: int) -> tuple[list[str], int]:
+            return words("dpo", settings["dpo"], folder, f"{first}-{then}"), stop
+
+        def all_stages(processes: int) -> list[tuple[list[str], int]]:
+            return [(words(stage, settings[stage], folder, str(processes)), 0) for stage in STAGES]
+
+        stopped = {count: [broken(first, then, STOP_AT) for first, then in WAYS if first == count] for count in (1, 2, 4)}
+        runs: dict[Any, list[Path]] = {count: launch(folder, count, stopped[count] + all_stages(count)) for count in (1, 2, 4)}
+        for first, then in WAYS:
+            runs[first, then] = launch(folder, then, [broken(first, then, 0)])
+        stages = {
+            f"{stage} in {count}": [
+                round(apart(runs[1][place], runs[count][place], of), 7) for of in (LOSS.get(stage, "loss/train"), "grad_norm")
+            ]
+            for count in (2, 4)
+            for place, stage in enumerate(STAGES)
+        }
+        dpo = STAGES.index("dpo")
+        result = {
+            "benchmark": "course",
+            "max_loss_diff": max(loss for loss, _ in stages.values()),
+            "max_grad_norm_diff": max(norm for _, norm in stages.values()),
+            "resumed_loss_diff": max(apart(runs[first][dpo], runs[first, then][0], "loss/train") for first, then in WAYS),
+            "same_bits": same_bits(runs[2][dpo], runs[2, 2][0]),
+            "stages": stages,
+            "resumed": {f"{a} to {b}": round(apart(runs[a][dpo], runs[a, b][0], "loss/train"), 7) for a, b in WAYS},
+            "steps": len(read_metrics(runs[1][dpo])),
+            "torch": torch.__version__,
+            "bars": BARS,
+        }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
