@@ -137,7 +137,6 @@ def check(processes: int, *, quick: bool) -> dict[str, Any]:
     """Return predicted and real of one process and of N."""
     import scale
 
-    from preftune.manifest import read_manifest
     from preftune.training.measure import LIBRARIES_GIB
 
     sizes = scale.QUICK if quick else scale.SIZES
@@ -148,9 +147,9 @@ def check(processes: int, *, quick: bool) -> dict[str, Any]:
         settings = scale.settings_of("sft", model, data, sizes, None)
         one, many = (scale.train("sft", settings, folder / f"run-{count}", count) for count in (1, processes))
         shape = shape_of(str(model))
-        row = tokens_a_row(one["run"], read_manifest(one["run"]))
+        row = tokens_a_row(model, data, settings)
     batch = settings["batch_size"]
-    work = Work("sft", batch * len(one["rows"]), prompt=row[0], answer=row[1], batch_size=batch, token_budget=1, rank=None, recompute=False)
+    work = Work("sft", batch * len(one["rows"]), prompt=row[0], answer=row[1], batch_size=batch, rank=None, recompute=False)
     work = replace(work, token_budget=settings["token_budget"])
     cpu = GPU("this CPU", 64e9, peak, peak, copied, copied / 2, "measured")  # a part is written once and read once
     here = Machine(cpu, 1, mfu=1.0, number=4, overlap=False, lean=True, fixed=LIBRARIES_GIB * 2**30)
@@ -173,13 +172,20 @@ def check(processes: int, *, quick: bool) -> dict[str, Any]:
     return found
 
 
-def tokens_a_row(run: Path, manifest: dict[str, Any]) -> tuple[int, int]:
-    """Return the mean tokens of a row's prompt and of its answer, by the run's own metrics."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    answer = sum(row["length/completion"] for row in rows) / len(rows)
-    batch = manifest["config"]["batch_size"]
-    tokens = sum(row["speed/tokens"] for row in rows) / len(rows) / batch
-    return max(1, round(tokens - answer)), round(answer)
+def tokens_a_row(model: Path, data: Path, settings: dict[str, Any]) -> tuple[int, int]:
+    """Return the mean tokens that a row computes of its prompt and of its answer; what all prompts begin with is computed once a batch."""
+    from preftune.data.batches import area_of, encode
+    from preftune.data.snapshot import load_snapshot
+    from preftune.models.load import load_renderer
+    from preftune.training.plan import steps_of
+
+    examples = load_snapshot(data).chosen_as_demonstrations()
+    encoded = encode(load_renderer(model, None), ((e.messages, [e.completion]) for e in examples), max_tokens=settings["max_tokens"])
+    steps = steps_of(encoded.groups, steps=8, batch_size=settings["batch_size"], seed=0)
+    rows = sum(map(len, steps))
+    computed = sum(area_of(step, tree=True, apart=True, padded=False).tokens for step in steps) / rows
+    answer = sum(group.num_completion_tokens for step in steps for group in step) / rows
+    return max(1, round(computed - answer)), round(answer)
 
 
 def main() -> None:

