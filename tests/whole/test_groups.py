@@ -9,6 +9,7 @@ from preftune.errors import PreftuneError
 from preftune.manifest import read_manifest
 from preftune.models.load import load_causal_lm
 from preftune.progress import Silent
+from preftune.rollout import client
 from preftune.rollout.generate import generate
 from preftune.stages import experience, group
 from preftune.stages.group import VARIANTS, GRPOConfig, RLOOConfig, method_of, plan_grpo, plan_rloo
@@ -62,7 +63,7 @@ def test_over_several_updates_the_first_ratio_is_1_and_the_later_ones_are_not(to
 
 @pytest.mark.parametrize("updates", [{}, {"epochs": 2}], ids=["one update", "several"])
 def test_a_sampler_of_another_temperature_than_the_trainer_stops_the_run(toy, monkeypatch, updates):
-    monkeypatch.setattr(experience, "generate", lambda *args, **kwargs: generate(*args, **{**kwargs, "temperature": 1.3}))
+    monkeypatch.setattr(client, "generate", lambda *args, **kwargs: generate(*args, **{**kwargs, "temperature": 1.3}))
     with pytest.raises(PreftuneError, match=r"^RLOO step 1: sampler and trainer disagree on a token's log-prob by [0-9.]+ nats"):
         toy.run("rloo", seed=31, **SMALL, **updates)
 

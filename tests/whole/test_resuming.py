@@ -277,9 +277,9 @@ def test_killed_without_warning_at_several_steps_it_still_ends_with_the_same_byt
 
 
 DYING = """
-from preftune.stages import experience
+from preftune.rollout import client
 
-generate, deaths = experience.generate, int(sys.argv[4])
+generate, deaths = client.generate, int(sys.argv[4])
 
 
 def dying(*arguments, **settings):
@@ -293,7 +293,7 @@ def dying(*arguments, **settings):
     return generate(*arguments, **settings, on_done=done)
 
 
-experience.generate = dying
+client.generate = dying
 KillAfter.left = 10**9
 """
 

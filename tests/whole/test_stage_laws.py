@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 
 from preftune.errors import ModelError, PreftuneError
 from preftune.models.load import load_causal_lm
+from preftune.rollout import client
 from preftune.rollout.generate import generate
-from preftune.stages import experience, ppo, preference_learner
+from preftune.stages import ppo, preference_learner
 from preftune.training.loop import read_metrics
 from preftune.training.reference import Reference
 
@@ -135,7 +136,7 @@ def test_ppo_takes_every_log_prob_at_the_temperature_of_sampling(toy, temperatur
 
 
 def test_a_sampler_of_another_temperature_than_the_trainer_stops_the_run(toy, monkeypatch):
-    monkeypatch.setattr(experience, "generate", lambda *args, **kwargs: generate(*args, **{**kwargs, "temperature": 1.3}))
+    monkeypatch.setattr(client, "generate", lambda *args, **kwargs: generate(*args, **{**kwargs, "temperature": 1.3}))
     with pytest.raises(PreftuneError, match=r"^PPO step 1: sampler and trainer disagree on a token's log-prob by [0-9.]+ nats"):
         toy.run("ppo", seed=31)
 

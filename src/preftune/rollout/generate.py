@@ -20,13 +20,15 @@ from preftune.rollout.stream import Batcher
 @dataclass(frozen=True)
 class Sample:
     """One sampled completion. ids: its tokens, the end token included where it came. logprobs: of each token when sampled,
-    nats, at the sampling temperature. finished: it ended by itself, not by the limit."""
+    nats, at the sampling temperature. finished: it ended by itself, not by the limit. version: how many rounds the policy that drew it had
+    learned."""
 
     prompt_index: int
     sample_index: int
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finished: bool
+    version: int = 0
 
 
 def generate(

@@ -12,7 +12,7 @@ So the first ratio is 1. The sampler's own log-probs are compared with the train
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
@@ -32,7 +32,8 @@ from preftune.models.load import batch_logprobs, device_of, find, load_causal_lm
 from preftune.models.one_base import ON_BASE, reward_role
 from preftune.parallel import world
 from preftune.progress import Progress
-from preftune.rollout.generate import Sample, generate
+from preftune.rollout.client import Sampler, Sampling, Start
+from preftune.rollout.generate import Sample
 from preftune.rollout.reward_probes import known_findings
 from preftune.rollout.rewards.asking import Ask, facts_of
 from preftune.rollout.rewards.source import with_reward_model
@@ -106,13 +107,20 @@ class Rollouts:
             progress=progress,
             device=device,
             token_budget=config.token_budget,
-            run=str(content_seed(config.model_dump_json())),
+            run=str(content_seed(config.model_dump_json(exclude={"rollout"}))),  # wherever the samples are drawn
             facts=self.facts,
             loaded={named: reward_model} if named is not None and reward_model is not None else {},
         )
         for name in {name: None for source in self.rewards.sources for name in source.models}:
             for finding in known_findings(find(name, room.project)):
                 progress.note(f"The reward model {name} {finding}.")
+        self.sampler = Sampler(
+            config.rollout,
+            room.model,
+            Start(room.base, config.adapter),
+            Sampling(config.samples_per_prompt, config.max_new_tokens, config.temperature, room.renderer.stop_ids, room.renderer.pad_id),
+            progress.note,
+        )
         # Without an adapter to switch off, the reference is a second, frozen copy of the start.
         whole = config.adapter is None
         self.reference = load_causal_lm(find(config.model, room.project), device=device).requires_grad_(False) if whole else None
@@ -122,17 +130,12 @@ class Rollouts:
 
         state: the loop's; the unit of the scores is kept there. again: how often this step has drawn before.
         """
-        config, room = self.config, self.room
-        samples = generate(
-            room.model,
+        config = self.config
+        samples = self.sampler.draw(
             [g.prompt for g in groups],
-            samples_per_prompt=config.samples_per_prompt,
-            max_new_tokens=config.max_new_tokens,
-            temperature=config.temperature,
+            [str(g.index) for g in groups],
             seed=content_seed(config.seed, step, *([again] if again else [])),
-            stop_ids=room.renderer.stop_ids,
-            pad_id=room.renderer.pad_id,
-            keys=[str(g.index) for g in groups],
+            version=step,
         )
         k = config.samples_per_prompt
         drawn = [Group(g.prompt, tuple(s.ids for s in samples[i * k : (i + 1) * k]), i) for i, g in enumerate(groups)]
@@ -143,6 +146,13 @@ class Rollouts:
         scores = _shaped((scored.total - state["mean"]) / state["sd"], finished, config)
         failed = scored.failed & finished
         return Draw(drawn, samples, _filled(scores, failed, k), failed=failed, told=scored.metrics())
+
+    def kept_open(self, steps: Iterable[int]) -> Iterator[int]:
+        """Yield the steps, and give back at their end what the sampler holds elsewhere."""
+        try:
+            yield from steps
+        finally:
+            self.sampler.close()
 
     def _asks(self, groups: Sequence[Group], samples: Sequence[Sample]) -> list[Ask]:
         prompts = self.room.snapshot.prompts

@@ -196,7 +196,7 @@ def _run(kind: Literal["rloo", "grpo"], config: RLOOConfig | GRPOConfig, out: Pa
     loop = Loop(work, name=name, total=config.steps, models={"policy": policy}, optimisers={"policy": optimiser}, progress=progress)
     stopped, told = None, False
 
-    for step in loop.steps():
+    for step in rollouts.kept_open(loop.steps()):
         where = f"{name} step {step + 1}"
         draw, counted = _draw(rollouts, method, prompts, step, loop.state)
         if not told and counted["groups/equal"] == 1 and float(draw.scores.std(correction=0)) == 0:

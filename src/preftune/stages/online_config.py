@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from preftune.config import Config
+from preftune.rollout.backends import LocalRollout, RolloutConfig
 from preftune.rollout.rewards.source import RewardSource
 from preftune.rollout.score import NO_END_SCORE
 from preftune.stages.common import StageConfig
@@ -46,6 +47,7 @@ class OnlineConfig(StageConfig):
     temperature: float = Field(1.0, gt=0, description="of sampling, and of every log-prob")
     no_eos_score: float = Field(NO_END_SCORE, description="score, in sd, of a completion that did not end by itself (replaces its score)")
     scoring: Scoring = Field(Scoring(), description="the scores' unit and bounds (unit, clip, missing_end, whiten_rewards)")
+    rollout: RolloutConfig = Field(LocalRollout(), description="where samples are drawn (backend, and its settings)")
     stop_on: tuple[Trouble, ...] = Field((), description="troubles that end the run, which keeps what it has learned; each is said anyway")
 
     @model_validator(mode="after")

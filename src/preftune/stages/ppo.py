@@ -110,7 +110,7 @@ def run(config: PPOConfig, out: Path = Path("runs"), *, progress: Progress | Non
     learner.follow_policy(loop.state)
     stopped = None
 
-    for step in loop.steps():
+    for step in learner.rollouts.kept_open(loop.steps()):
         chosen = batch_indices(len(prompts.groups), config.prompts_per_step, step, seed=config.seed)
         batch = learner.sample([prompts.groups[i] for i in chosen], step, loop.state)
         metrics = learner.learn(batch, step)
