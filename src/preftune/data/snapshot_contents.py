@@ -177,6 +177,8 @@ def _pairs(
 def _kwise(
     found: PromptContents, kept: list[Judgement], weights: dict[str, float] | None, filters: Filters, limit: SizeLimit, counts: Counts
 ) -> list[KWise]:
+    if all(len(ranked_by(judgement)) < 3 for judgement in kept):
+        return []
     texts, wanted = _of_sources(found, kept, filters, ranked_by)
     orders = kwise_from(found.prompt, wanted, texts, weights)
     return _fitting("orders", list(orders), lambda order: order.completions, limit, counts)
@@ -191,6 +193,8 @@ def _ties(
     limit: SizeLimit,
     counts: Counts,
 ) -> list[Tie]:
+    if all(len(tier) == 1 for judgement in kept for tier in judgement.ranking):
+        return []
     texts, wanted = _of_sources(found, kept, filters, ranked_by)
     ties = ties_from(found.prompt, wanted, texts, preferred, weights)
     return _fitting("ties", list(ties), lambda tie: tie.completions, limit, counts)
@@ -199,6 +203,8 @@ def _ties(
 def _thumbs(
     found: PromptContents, kept: list[Judgement], weights: dict[str, float] | None, filters: Filters, limit: SizeLimit, counts: Counts
 ) -> list[Thumb]:
+    if all(judgement.acceptable is None for judgement in kept):
+        return []
     texts, wanted = _of_sources(found, kept, filters, lambda judgement: [*ranked_by(judgement), *(judgement.acceptable or ())])
     thumbs = thumbs_from(found.prompt, wanted, texts, weights)
     return _fitting("thumbs", list(thumbs), lambda thumb: (thumb.completion,), limit, counts)
