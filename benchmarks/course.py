@@ -106,7 +106,12 @@ def launch(folder: Path, processes: int, commands: list[tuple[list[str], int]]) 
     )
     if done.returncode:
         raise SystemExit(f"{processes} processes failed:\n{done.stderr[-5000:]}")
-    return [Path(json.loads(line)["path"]) for line in done.stdout.splitlines() if line.startswith("{")]
+    said, runs = done.stdout.strip(), []
+    while said:
+        one, end = json.JSONDecoder().raw_decode(said)
+        runs.append(Path(one["path"]))
+        said = said[end:].strip()
+    return runs
 
 
 def apart(one: Path, other: Path, name: str) -> float:
