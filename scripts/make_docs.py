@@ -42,7 +42,7 @@ def _help(command: Any, context: Any) -> str:
 
 def config() -> str:
     """Return the page of every stage's config keys."""
-    from preftune._cli_inputs import Stage, stage_functions
+    from preftune.stages.kinds import Stage, stage_functions
 
     parts = ["# Config keys\n", NOTE, "Set them in a YAML file or as `key=value`; `preftune config STAGE` prints a file to start from.\n"]
     groups: dict[str, type[BaseModel]] = {}
@@ -144,7 +144,7 @@ def _without_modules(text: str) -> str:
 
 def _listed(model: type[BaseModel]) -> bool:
     """Say whether the keys of a class stand on a page of their own: a stage's config, or a record."""
-    from preftune._cli_inputs import Stage, stage_functions
+    from preftune.stages.kinds import Stage, stage_functions
 
     return _is_record(model) or model in [stage_functions(stage).config for stage in Stage]
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from preftune import project
-from preftune._cli_inputs import Stage, base_under, evaluation_of, input_of, stage_functions
+from preftune._cli_inputs import evaluation_of
 from preftune.cli import main
 from preftune.errors import ConfigError, DataError, PreftuneError, Refused, Stopped
 from preftune.manifest import hash_folder, write_json
+from preftune.stages.kinds import Stage, base_under, input_of, stage_functions
 
 COMMANDS = (
     "demo init import mine sample pick label check advise snapshot export plan train evaluate compare probe tune scale report release "

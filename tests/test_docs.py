@@ -12,10 +12,10 @@ from types import ModuleType
 import pytest
 import typer
 
-from preftune._cli_inputs import Stage
 from preftune.cli import app
 from preftune.data.exporting import EXPORTS
 from preftune.data.importing import import_preferences
+from preftune.stages.kinds import Stage
 from preftune.training.metrics import METRICS
 
 REPOSITORY = Path(__file__).resolve().parents[1]

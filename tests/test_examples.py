@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from preftune._cli_inputs import Stage, stage_functions
 from preftune.config import load_config
+from preftune.stages.kinds import Stage, stage_functions
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "torchrun"
 SCRIPTS = sorted([*EXAMPLES.glob("*.sh"), *EXAMPLES.glob("*.sbatch")])

@@ -16,8 +16,10 @@ app = typer.Typer()
 
 @app.command()
 def compare(
-    a: Annotated[Path | None, typer.Argument(metavar="A", help="A run, release, model folder, or .jsonl file of answers.")] = None,
-    b: Annotated[Path | None, typer.Argument(metavar="B", help="What it is compared with.")] = None,
+    a: Annotated[
+        str | None, typer.Argument(metavar="A", help="A run, release, model folder, GGUF file, URL, or .jsonl file of answers.")
+    ] = None,
+    b: Annotated[str | None, typer.Argument(metavar="B", help="What it is compared with.")] = None,
     data: Annotated[Path | None, typer.Option(help="A snapshot, whose held-out prompts are asked.", show_default=False)] = None,
     prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="Prompts of any format instead.", show_default=False)] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Ask the first so many prompts alone.", show_default=False)] = None,
@@ -50,13 +52,13 @@ def compare(
     print("Next: preftune label" if found else "No comparison yet. Next: preftune compare A B --data SNAPSHOT")
 
 
-def _ask(a: Path, b: Path, data: Path | None, prompts: Path | None, limit: int | None, max_new_tokens: int, store: str) -> None:
+def _ask(a: str, b: str, data: Path | None, prompts: Path | None, limit: int | None, max_new_tokens: int, store: str) -> None:
     import sys
 
-    from preftune.data.checks import prompts_in
     from preftune.data.store import Store
     from preftune.errors import ConfigError
-    from preftune.evaluate.blind import answers_of, held_out_prompts
+    from preftune.evaluate.compared import with_templates
+    from preftune.evaluate.contenders import answers_of, contender, held_out_prompts, read_prompts
     from preftune.progress import for_terminal
     from preftune.project import label_settings
     from preftune.web.comparing import add_comparison
@@ -67,11 +69,13 @@ def _ask(a: Path, b: Path, data: Path | None, prompts: Path | None, limit: int |
         asked = held_out_prompts(data, limit)
     else:
         assert prompts is not None
-        asked = list({prompt.id: prompt for prompt in prompts_in(prompts)}.values())[:limit]
-    progress = for_terminal()
-    first, second = (answers_of(path, asked, max_new_tokens=max_new_tokens, progress=progress) for path in (a, b))
+        asked = read_prompts(prompts)[:limit]
+    settings, progress = label_settings(), for_terminal()
+    who = with_templates([contender(word, settings.endpoints) for word in (a, b)])
+    # Kept in reports/, so that whoever asks again, or evaluates the same two, does not wait for them again.
+    first, second = (answers_of(one, asked, out=Path("reports"), max_new_tokens=max_new_tokens, progress=progress).texts for one in who)
     with Store.open(store) as opened:
-        made = add_comparison(opened, label_settings(), str(a), str(b), asked, list(zip(first, second, strict=True)))
+        made = add_comparison(opened, settings, a, b, asked, list(zip(first, second, strict=True)))
     print(
         f"{made.new} prompts to judge are new; {made.same} answered alike and {made.taken} asked elsewhere are left out.", file=sys.stderr
     )

@@ -81,8 +81,8 @@ def _measure(
     full: bool,
     as_json: bool,
 ) -> None:
-    from preftune._cli_inputs import base_under, input_of
     from preftune.evaluate.run import evaluate as measure
+    from preftune.stages.kinds import base_under, input_of
 
     started = time.time()
     folder = measure(
@@ -159,11 +159,10 @@ def _next(words: list[str], judge: str | None) -> str:
 
 def _prompts(who: list[Contender], data: Path | None, prompts: Path | None, limit: int | None) -> tuple[list[Prompt], list[Asked]]:
     """Return the prompts, and the instructions in them where there are such: of a file, a snapshot, or of A's file of answers."""
-    from preftune._cli_inputs import input_of
     from preftune.errors import ConfigError
-    from preftune.evaluate.blind import held_out_prompts
-    from preftune.evaluate.contenders import prompts_of, read_prompts
+    from preftune.evaluate.contenders import held_out_prompts, prompts_of, read_prompts
     from preftune.evaluate.instructions import is_asked, read_asked
+    from preftune.stages.kinds import input_of
 
     if prompts is not None and data is not None:
         raise ConfigError("both --prompts and --data are given", "the command line", "Give one of them.")

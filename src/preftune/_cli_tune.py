@@ -54,8 +54,9 @@ def scale(
 
     Example: preftune scale runs/ID --strengths 0.5,1,1.5
     """
-    from preftune._cli_inputs import base_under, input_of, numbers
+    from preftune._cli_inputs import numbers
     from preftune.progress import for_terminal
+    from preftune.stages.kinds import base_under, input_of
     from preftune.tuning.page import heads, notes, rows, verdict
     from preftune.tuning.strengths import PAGE, read_scale
     from preftune.tuning.strengths import scale as sweep
@@ -115,8 +116,9 @@ def tune(
 
     Example: preftune tune dpo data=snapshots/ID --trials 9
     """
-    from preftune._cli_inputs import Stage, numbers, stage_config, stage_functions, untuned
+    from preftune._cli_inputs import numbers, stage_config, untuned
     from preftune.progress import for_terminal
+    from preftune.stages.kinds import Stage, stage_functions
     from preftune.tuning.search import BEST, Grid, read_tune, rows, told, tune_dpo
 
     started = time.time()

@@ -19,13 +19,7 @@ from preftune._cli_check import check
 from preftune._cli_compare import compare
 from preftune._cli_data import export, import_
 from preftune._cli_evaluate import evaluate
-from preftune._cli_inputs import (
-    Stage,
-    after_training,
-    evaluation_of,
-    stage_config,
-    stage_functions,
-)
+from preftune._cli_inputs import after_training, evaluation_of, stage_config
 from preftune._cli_label import label
 from preftune._cli_loop import loop
 from preftune._cli_mine import mine
@@ -38,6 +32,7 @@ from preftune._cli_sample import sample
 from preftune._cli_serve import feedback, serve
 from preftune._cli_snapshot import snapshot
 from preftune._cli_tune import scale, tune
+from preftune.stages.kinds import Stage, stage_functions
 
 app = typer.Typer(
     add_completion=False,

@@ -168,11 +168,11 @@ def make_plan(
 
 def run(plan: Plan, store: str, directory: Path = Path(), *, full: bool = False, progress: Progress | None = None) -> Candidate:
     """Go round once and return what it led to. Raises Refused where there is too little to learn from; whatever a step raises."""
-    from preftune._cli_inputs import Stage, base_under, stage_functions
     from preftune.config import load_config
     from preftune.evaluate.run import evaluate, read_evaluation
     from preftune.release.export import release
     from preftune.release.gate import judge
+    from preftune.stages.kinds import Stage, base_under, stage_functions
 
     if plan.too_little:
         raise Refused(plan.too_little, "preftune loop", "Wait for more, or look further back with --since.")

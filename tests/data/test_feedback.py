@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import event
 
 from preftune.data.feedback import Answer, Word, expire, record_consent, rows_since, take
 from preftune.data.feedback_results import overview, side_by_side, split_result
@@ -133,3 +134,18 @@ def test_side_by_side_counts_each_conversation_once(store):
     seen = side_by_side(store, "new", "base").verdict
     assert (seen.wins, seen.ties, seen.losses) == (3, 1, 0)
     assert "Side by side. A = base, B = new" in "\n".join(overview(store).lines())
+
+
+def test_the_overview_says_of_each_split_what_is_said_of_it_alone_and_reads_once(store):
+    for split in (("new", "old"), ("new", "third")):
+        say(store, thumb("u1", "up", asked=f"{split}?", split=split))
+        say(store, thumb("u2", "down", asked=f"{split}?", text="no", model=split[1], split=split))
+    say(store, better("u3", 0))
+    asked: list[str] = []
+    with store.reading() as connection:
+        engine = connection.engine
+    event.listen(engine, "before_cursor_execute", lambda *told: asked.append(told[2]))
+    seen = overview(store)
+    assert sum("FROM feedback" in statement for statement in asked) == 2  # what stands, and the order of first words
+    assert seen.splits == [split_result(store, "new", "old"), split_result(store, "new", "third")]
+    assert seen.sides == [side_by_side(store, "base", "new")]

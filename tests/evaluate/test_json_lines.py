@@ -6,8 +6,7 @@ import json
 
 import pytest
 
-from preftune.evaluate.blind import read_answers
-from preftune.evaluate.contenders import prompts_of
+from preftune.evaluate.contenders import prompts_of, read_answers
 from preftune.evaluate.instructions import read_asked
 from preftune.evaluate.json_lines import numbered_lines
 from preftune.evaluate.reward_bench import read_items

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.web_team import Team, make_team, question
 
+from preftune.cli import main
 from preftune.errors import DataError
-from preftune.evaluate.blind import read_answers
+from preftune.evaluate.contenders import read_answers
+from preftune.evaluate.subject import Subject
+from preftune.records import Message
 from preftune.web import assign
 from preftune.web.answers import Answer
 from preftune.web.comparing import add_comparison, comparisons
@@ -78,3 +82,26 @@ def test_a_file_of_answers_is_matched_to_its_prompts(tmp_path):
     path.write_text("[1]\n")
     with pytest.raises(DataError, match="line 1"):
         read_answers(path, asked)
+
+
+def test_the_command_asks_a_model_once_and_keeps_what_it_wrote(tmp_path, monkeypatch, capsys, tiny_model_folder, empty_store):
+    monkeypatch.chdir(tmp_path)
+    Path("store.db").write_bytes(empty_store)
+    subject, words = (
+        Subject(tiny_model_folder),
+        [f"{verb} {what}." for verb in ("Sort", "Read", "Count", "Join") for what in ("lists", "files")],
+    )
+    said = subject.sample([[Message(role="user", content=word)] for word in words], max_new_tokens=8, temperature=0.0, seed=0)
+    asked = [word for word, one in zip(words, said, strict=True) if subject.renderer.decode(one.ids).strip()]  # not all say something
+    assert asked
+    for name, row in (("prompts", lambda one: {"turns": [one]}), ("answers", lambda one: {"prompt": one, "answer": "No."})):
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row(one)) + "\n" for one in asked))
+    words = ["compare", str(tiny_model_folder), "answers.jsonl", "--prompts", "prompts.jsonl", "--max-new-tokens", "8"]
+    for _ in range(2):
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        assert end.value.code == 0
+    assert f"{len(asked)} prompts to judge are new" in (told := capsys.readouterr()).err
+    assert "A = " in told.out
+    (kept,) = Path("reports").iterdir()
+    assert [json.loads(line)["messages"][0]["content"] for line in (kept / "answers.jsonl").read_text().splitlines()] == asked

@@ -11,12 +11,12 @@ Side by side each user sees both, so one conversation is one outcome; of several
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Row
+from sqlalchemy import Row, select
 
 from preftune.data import tables
 from preftune.data.feedback import rows_since
@@ -65,11 +65,42 @@ class SideBySide:
 
 def split_result(store: Store, a: str, b: str) -> SplitResult:
     """Return what the thumbs of a split say so far. a, b: the two models' names, in any order of serving."""
-    rows = [row for row in rows_since(store) if row.kind == "thumb" and sorted(row.split or ()) == sorted((a, b))]
-    said = _judgements(store, [row.judgement_id for row in rows])
-    up = {row.judgement_id: bool(said[row.judgement_id].acceptable) for row in rows}
+    return _split(_read(store), a, b)
+
+
+def side_by_side(store: Store, a: str, b: str) -> SideBySide:
+    """Return what users said when they saw A and B beside each other."""
+    return _sides(_read(store), a, b)
+
+
+@dataclass(frozen=True)
+class _Said:
+    """The words that stand, in the order in which each answer was first judged, and the judgements that they gave, by id."""
+
+    rows: list[Row[Any]]
+    judgements: dict[str, Judgement]
+
+
+def _read(store: Store) -> _Said:
+    # Whoever changes a word later does not move to another place.
+    table, judged, found = tables.feedback, tables.judgements, {}
+    rows = rows_since(store)  # before the numbers: a word that comes in between has one then
+    with store.reading() as connection:
+        first: dict[str, int] = {}
+        for number, about in connection.execute(select(table.c.number, table.c.about).order_by(table.c.number)):
+            first.setdefault(about, number)
+        ids = [row.judgement_id for row in rows if row.kind in ("thumb", "better")]
+        for start in range(0, len(ids), CHUNK):
+            for row in connection.execute(judged.select().where(judged.c.id.in_(ids[start : start + CHUNK]))):
+                found[row.id] = judgement_from_row(row)
+    return _Said(sorted(rows, key=lambda row: first[row.about]), found)
+
+
+def _split(said: _Said, a: str, b: str) -> SplitResult:
+    rows = [row for row in said.rows if row.kind == "thumb" and sorted(row.split or ()) == sorted((a, b))]
+    up = {row.judgement_id: bool(said.judgements[row.judgement_id].acceptable) for row in rows}
     first: dict[str, Row[Any]] = {}
-    for row in _by_first_word(store, rows):
+    for row in rows:
         first.setdefault(row.rater, row)
     units = {name: [up[row.judgement_id] for row in first.values() if row.models[0] == name] for name in (a, b)}
     counts = Counter((x > y) - (x < y) for x, y in zip(units[a], units[b], strict=False))
@@ -85,36 +116,15 @@ def split_result(store: Store, a: str, b: str) -> SplitResult:
     return SplitResult(thumbs[0], thumbs[1], verdict(counts[1], counts[0], counts[-1]))
 
 
-def side_by_side(store: Store, a: str, b: str) -> SideBySide:
-    """Return what users said when they saw A and B beside each other."""
-    rows = [row for row in rows_since(store) if row.kind == "better" and sorted(row.models) == sorted((a, b))]
-    said = _judgements(store, [row.judgement_id for row in rows])
+def _sides(said: _Said, a: str, b: str) -> SideBySide:
     first: dict[str, int] = {}
-    for row in _by_first_word(store, rows):
-        candidate = row.candidate_ids[row.models.index(a)]
-        pairs = pairs_of(said[row.judgement_id])
-        first.setdefault(row.prompt_id, 0 if not pairs else 1 if pairs[0][0] == candidate else -1)
+    for row in said.rows:
+        if row.kind == "better" and sorted(row.models) == sorted((a, b)):
+            candidate = row.candidate_ids[row.models.index(a)]
+            pairs = pairs_of(said.judgements[row.judgement_id])
+            first.setdefault(row.prompt_id, 0 if not pairs else 1 if pairs[0][0] == candidate else -1)
     counts = Counter(first.values())
     return SideBySide(a, b, verdict(counts[1], counts[0], counts[-1]))
-
-
-def _by_first_word(store: Store, rows: Iterable[Row[Any]]) -> list[Row[Any]]:
-    # In the order in which each answer was first judged: whoever changes a word later does not move to another place.
-    table = tables.feedback
-    with store.reading() as connection:
-        first: dict[str, int] = {}
-        for row in connection.execute(table.select().order_by(table.c.number)):
-            first.setdefault(row.about, row.number)
-    return sorted(rows, key=lambda row: first[row.about])
-
-
-def _judgements(store: Store, ids: Sequence[str]) -> dict[str, Judgement]:
-    table, found = tables.judgements, {}
-    with store.reading() as connection:
-        for start in range(0, len(ids), CHUNK):
-            for row in connection.execute(table.select().where(table.c.id.in_(ids[start : start + CHUNK]))):
-                found[row.id] = judgement_from_row(row)
-    return found
 
 
 def _named(seen: Verdict, a: str, b: str) -> str:
@@ -148,15 +158,16 @@ class Overview:
 
 def overview(store: Store) -> Overview:
     """Return what stands, with each split and each side-by-side view that somebody was part of."""
-    rows, now = rows_since(store), datetime.now(UTC)
+    said, now = _read(store), datetime.now(UTC)
+    rows = said.rows
     splits = dict.fromkeys(tuple(row.split) for row in rows if row.kind == "thumb" and row.split)
     sides = dict.fromkeys((row.models[0], row.models[1]) for row in rows if row.kind == "better" and row.models[0] != row.models[1])
     return Overview(
         words=dict(Counter(row.kind for row in rows)),
         raters=len({row.rater for row in rows}),
         expired=sum(row.expires <= now for row in rows),
-        splits=[split_result(store, *two) for two in _unordered(splits)],
-        sides=[side_by_side(store, *two) for two in _unordered(sides)],
+        splits=[_split(said, *two) for two in _unordered(splits)],
+        sides=[_sides(said, *two) for two in _unordered(sides)],
     )
 
 

@@ -52,7 +52,7 @@ def compare_models(
         return final
     if judge is not None:
         progress.note(said_beforehand(beforehand(len(prompts))))
-    who = _with_templates(who)
+    who = with_templates(who)
     settings: dict[str, Any] = {"out": out, "max_new_tokens": max_new_tokens, "seed": seed, "progress": progress}
     answers = [answers_of(one, prompts, sampled=drift and one.is_model, **settings) for one in who]
     result: dict[str, Any] = {"contenders": [one.name for one in who], "prompts": len(prompts)}
@@ -78,7 +78,7 @@ def _insist_on_different(who: Sequence[Contender]) -> None:
         seen[one.identity] = one.name
 
 
-def _with_templates(who: Sequence[Contender]) -> list[Contender]:
+def with_templates(who: Sequence[Contender]) -> list[Contender]:
     """Return the contenders, a model without a chat template with that of a run among them."""
     runs = [one.path for one in who if one.is_model and one.path is not None and (one.path / MANIFEST).exists()]
     return [replace(one, chat_template=_template(one.path, runs)) if one.is_model and one.path not in runs else one for one in who]

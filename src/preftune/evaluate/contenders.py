@@ -15,7 +15,6 @@ from typing import Any
 from preftune.data.endpoints import Endpoint
 from preftune.data.remote import Ask, RemoteError, Reply, complete_all
 from preftune.errors import ConfigError, DataError, ModelError
-from preftune.evaluate.blind import read_answers
 from preftune.evaluate.json_lines import numbered_lines
 from preftune.manifest import begin, content_seed, hash_file, hash_folder
 from preftune.progress import Progress
@@ -155,6 +154,44 @@ def _questions(path: Path) -> list[Prompt]:
             text = first["content"] if isinstance(first, dict) else first
             found.append(Prompt(messages=(Message(role="user", content=text),)))
     return found
+
+
+def held_out_prompts(snapshot: Path, limit: int | None = None) -> list[Prompt]:
+    """Return a snapshot's held-out prompts, each once."""
+    from preftune.data.snapshot import load_snapshot
+
+    found = load_snapshot(snapshot).held_out_prompts
+    return list({prompt.id: prompt for prompt in found}.values())[:limit]
+
+
+def read_answers(path: Path, prompts: Sequence[Prompt]) -> list[str]:
+    """Return a file's answer to each prompt. A line: {"prompt": the last user turn, or its prompt id, "answer": text}.
+
+    Raises DataError where a line cannot be read, a prompt has two answers, or one has none.
+    """
+    found: dict[str, str] = {}
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"the answers cannot be read ({error})", str(path), "Give a JSON Lines file in UTF-8.") from error
+    for number, line in numbered_lines(text):
+        try:
+            row = json.loads(line)
+            prompt, answer = row["prompt"], row["answer"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError("this is no answer", f"{path} line {number}", 'Write {"prompt": …, "answer": …}.') from error
+        if not isinstance(prompt, str) or not isinstance(answer, str):
+            raise DataError("prompt and answer must be texts", f"{path} line {number}", 'Write {"prompt": "…", "answer": "…"}.')
+        if found.setdefault(prompt, answer) != answer:
+            raise DataError(f"a second answer to {prompt[:60]!r}", f"{path} line {number}", "Keep one of them.")
+    missing = [prompt for prompt in prompts if prompt.id not in found and prompt.text not in found]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(prompts)} prompts have no answer, first: {missing[0].text[:60]!r}",
+            str(path),
+            "Answer them, or give the prompts that the file does answer by --prompts.",
+        )
+    return [found.get(prompt.id, found.get(prompt.text, "")) for prompt in prompts]
 
 
 def answers_of(
