@@ -23,6 +23,7 @@ from preftune.models.recompute import one_layer_kept, recompute_layers
 from preftune.training import plan as plan_module
 from preftune.training.loop import peak_memory_gib, reset_peak_memory
 from preftune.training.measure import (
+    MOST_RUNS,
     Cost,
     gemm_flops,
     held_memory,
@@ -305,12 +306,20 @@ def test_a_time_is_that_of_the_fastest_run_after_the_first(monkeypatch):
     assert len(calls) == 4
 
 
-def test_timing_ends_with_the_first_run_that_is_no_faster(monkeypatch):
-    clock = iter([10.0, 13.0, 20.0, 22.0, 30.0, 31.95, 0.0, 0.0])
+@pytest.mark.parametrize(
+    ("seconds", "runs", "fastest"),
+    [
+        ([3.0, 2.0, 1.95, 1.94], 4, 1.94),  # two that are no faster
+        ([3.0, 3.1, 1.0, 1.0, 1.0], 5, 1.0),  # one that another program slowed down does not end it
+        ([9.0, 8.0, 7.0, 6.0, 5.0, 4.0], MOST_RUNS, 4.0),  # never settled
+    ],
+)
+def test_timing_ends_with_two_runs_that_are_no_faster(monkeypatch, seconds, runs, fastest):
+    clock = iter([time for took in seconds for time in (10.0, 10.0 + took)])
     monkeypatch.setattr("preftune.training.measure.time.perf_counter", lambda: next(clock))
     calls = []
-    assert settled_seconds(lambda: calls.append(1), CPU) == pytest.approx(1.95)
-    assert len(calls) == 3
+    assert settled_seconds(lambda: calls.append(1), CPU) == pytest.approx(fastest)
+    assert len(calls) == runs
 
 
 def test_what_was_freed_is_not_held_and_not_of_the_next_peak():

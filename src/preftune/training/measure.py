@@ -23,7 +23,8 @@ from preftune.training.loop import peak_memory_gib, reset_peak_memory
 LIBRARIES_GIB = 0.44  # Python, torch and transformers on Linux (docs/benchmarks.md)
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 TRIED_WEIGHTS = 1 << 22  # weights of an optimiser step that is timed: more than any cache holds
-MOST_RUNS, NO_FASTER = 6, 0.95  # a run that takes more than this share of the fastest before it ends the timing
+MOST_RUNS, NO_FASTER = 6, 0.95  # a run is no faster where it takes more than this share of the fastest before it
+ENDS_AFTER = 2  # such runs one after the other end the timing: one alone may be what another program took
 
 
 def timed(work: Callable[[], object], device: torch.device, *, times: int) -> float:
@@ -40,17 +41,17 @@ def timed(work: Callable[[], object], device: torch.device, *, times: int) -> fl
 
 
 def settled_seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Return the seconds of a run, once another is no faster: the first ones pay for memory, page by page, and for threads."""
-    best = float("inf")
+    """Return the seconds of the fastest run, once others are no faster: the first ones pay for memory, page by page, and for threads."""
+    best, no_faster = float("inf"), 0
     for _ in range(MOST_RUNS):
         _wait(device)
         began = time.perf_counter()
         work()
         _wait(device)
         seconds = time.perf_counter() - began
-        (enough,) = world.any_of(seconds > NO_FASTER * best)  # processes that share a model's weights run equally often
-        best = min(seconds, best)
-        if enough:
+        (slow,) = world.any_of(seconds > NO_FASTER * best)  # processes that share a model's weights run equally often
+        best, no_faster = min(seconds, best), no_faster + 1 if slow else 0
+        if no_faster == ENDS_AFTER:
             return best
     return best
 

@@ -20,7 +20,7 @@ from preftune.training.measure import forward_seconds, held_memory, kept_for_bac
 
 GIB = 2**30
 TRIED_TOKENS = 384  # area of the micro-batch that is timed: enough for matrix products of full speed, and soon done on two cores
-TRIED_SHARE = 0.01  # of the run's tokens, where that is more: a larger one says more, and timing it some four times stays below 5 %
+TRIED_SHARE = 0.01  # of the run's tokens, where that is more: a larger one says more, and timing it some five times takes about 5 %
 SPARE = 1.1  # the largest share of the memory that a plan may take: what it predicts is off by up to this much
 # What is held while a micro-batch is learned, over what backward keeps: results that live for a moment, and freed memory that does not fit
 # what is asked for next. Measured on the micro-batch that is timed; the least and the most believed.
