@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from preftune._cli_inputs import Stage
 from preftune._cli_output import Json, print_json
+from preftune.stages.kinds import Stage
 
 
 def plan(
