@@ -47,6 +47,10 @@ class Head:
     def logits(self, hidden: Tensor, part: slice = slice(None)) -> Tensor:
         """Return logits [N, V] of hidden states [N, H], float32 at least. part: of the vocabulary, V of it."""
         logits = torch.nn.functional.linear(hidden, self.weight[part], None if self.bias is None else self.bias[part])
+        return self.shaped(logits)
+
+    def shaped(self, logits: Tensor) -> Tensor:
+        """Return h Wᵀ + b [N, V] scaled and capped, float32 at least."""
         logits = logits.to(_wide(logits.dtype))
         if self.scale != 1.0:
             logits = logits * self.scale

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,14 @@ from torch.autograd.function import once_differentiable
 QUERIES = 128  # queries that attend at once: keys after the last of them are not looked at
 ROWS_TOGETHER = 16  # rows that decode whose keys are read from the same column on
 Span = tuple[int, int, int]  # a row's first query, the one after its last, and how many keys stand before its own
+
+
+class Part(NamedTuple):
+    """Rows that decode and read their keys from column `first` on. mask: float [rows, 1, 1, S - first], what is added, or None."""
+
+    rows: slice
+    first: int
+    mask: Tensor | None
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, spans: Sequence[Span] | None = None) -> Tensor:
@@ -23,7 +31,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, s
     """
     tokens = q.shape[2]
     if tokens == 1:
-        return _attend_once(q, k, v, mask, scale)
+        return attend_once(q[:, :, 0], k, v, _parts_of_mask(mask, len(q)), scale)[:, None]
     if mask is None:  # as transformers has it: the row begins here, and what lies after it is a cache's empty room
         k, v = k[:, :, :tokens], v[:, :, :tokens]
     elif mask.dtype == torch.bool:
@@ -110,22 +118,44 @@ def _piece(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> tuple
     return out.transpose(1, 2), lse
 
 
-def _attend_once(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """Return the attention's output [B, 1, heads, D] of one query a row, as in decoding, where reading the keys takes the time.
+def attend_once(q: Tensor, k: Tensor, v: Tensor, parts: Sequence[Part], scale: float) -> Tensor:
+    """Return the attention's output [B, heads, D] of one query a row, as in decoding, where reading the keys takes the time.
 
-    q: [B, heads, 1, D]. k, v: [B, fewer heads, S, D]. mask: [B or 1, 1, 1, S] or None. The queries that share a head of keys go through it
-    together; and since rows that end together begin at different columns, some rows at a time are read from the first column of theirs.
+    q: [B, heads, D]. k, v: [B, fewer heads, S, D]. parts: the rows whose keys are read from the same column on (see `parts_of`).
+    The queries that share a head of keys go through it together.
     """
-    together = q.unflatten(1, (k.shape[1], -1)).squeeze(3)  # [B, fewer heads, queries a head, D]
-    starts = [0] * len(q)
-    if mask is not None:
-        mask = mask.expand(len(q), -1, -1, -1)
-        starts = (mask if mask.dtype == torch.bool else mask == 0)[:, 0, 0].int().argmax(-1).tolist()
-    parts = []
-    for start in range(0, len(q), ROWS_TOGETHER):
-        rows, first = slice(start, start + ROWS_TOGETHER), min(starts[start : start + ROWS_TOGETHER])
-        part = None if mask is None else mask[rows, :, :, first:]
-        parts.append(
-            nn.functional.scaled_dot_product_attention(together[rows], k[rows, :, first:], v[rows, :, first:], attn_mask=part, scale=scale)
+    together = q.unflatten(1, (k.shape[1], -1))  # [B, fewer heads, queries a head, D]
+    attended = [
+        nn.functional.scaled_dot_product_attention(
+            together[part.rows], k[part.rows, :, part.first :], v[part.rows, :, part.first :], attn_mask=part.mask, scale=scale
         )
-    return torch.cat(parts).flatten(1, 2)[:, None]
+        for part in parts
+    ]
+    return (attended[0] if len(attended) == 1 else torch.cat(attended)).flatten(1, 2)
+
+
+def parts_of(starts: Sequence[int], width: int) -> list[Part]:
+    """Return some rows at a time of those that decode; their keys end together, at column `width`, and begin at `starts`."""
+    parts = []
+    for rows in _together(len(starts)):
+        own = starts[rows]
+        first, mask = min(own), None
+        if max(own) > first:
+            before = torch.arange(first, width) < torch.tensor(own)[:, None]
+            mask = torch.zeros(before.shape).masked_fill_(before, float("-inf"))[:, None, None]
+        parts.append(Part(rows, first, mask))
+    return parts
+
+
+def _parts_of_mask(mask: Tensor | None, count: int) -> list[Part]:
+    # mask: [B or 1, 1, 1, S], as transformers makes it.
+    if mask is None:
+        return [Part(rows, 0, None) for rows in _together(count)]
+    mask = mask.expand(count, -1, -1, -1)
+    starts = (mask if mask.dtype == torch.bool else mask == 0)[:, 0, 0].int().argmax(-1).tolist()
+    firsts = [(rows, min(starts[rows])) for rows in _together(count)]
+    return [Part(rows, first, mask[rows, :, :, first:]) for rows, first in firsts]
+
+
+def _together(count: int) -> list[slice]:
+    return [slice(start, start + ROWS_TOGETHER) for start in range(0, count, ROWS_TOGETHER)]

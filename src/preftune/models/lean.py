@@ -49,12 +49,17 @@ def takes_spans(backbone: Any) -> bool:
         return bool(backbone.takes_spans())
     layers: list[Any] = [module for module in backbone.modules() if isinstance(module, GradientCheckpointingLayer)]
     words = backbone.get_input_embeddings().weight
-    return bool(layers) and all(hasattr(layer, "is_lean") and _linears_of(layer, words, {}) is not None for layer in layers)
+    return bool(layers) and all(is_lean(layer) and linears_of(layer, words, {}) is not None for layer in layers)
+
+
+def is_lean(layer: Any) -> bool:
+    """Say whether a layer has a leaner way, which it takes where a call allows it (see `linears_of`)."""
+    return hasattr(layer, "is_lean")
 
 
 def _lean(layer: Any, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def lean(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        linears = None if args else _linears_of(layer, hidden_states, kwargs)
+        linears = None if args else linears_of(layer, hidden_states, kwargs)
         if linears is None:
             assert kwargs.get("spans") is None, "transformers' own layers would let rows see each other"
             return forward(hidden_states, *args, **kwargs)
@@ -78,29 +83,30 @@ def _lean(layer: Any, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return lean
 
 
-def _linears_of(layer: Any, x: Tensor, asked: dict[str, Any]) -> list[_Linear] | None:
+def linears_of(layer: Any, x: Tensor, asked: dict[str, Any]) -> list[Linear] | None:
     """Return the linear layers of a decoder layer, or None where this call, or one of its modules, is not the plain kind."""
     attention, mlp = layer.self_attn, layer.mlp
     if not type(attention).__name__.endswith("Attention") or not type(mlp).__name__.endswith("MLP"):  # wrapped, by peft say
         return None
-    if _is_hooked(attention) or _is_hooked(mlp):
+    if is_hooked(attention) or is_hooked(mlp):
         return None
     plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu") and not layer.training
     if not plain or asked.keys() - ARGUMENTS or attention.config._attn_implementation != "sdpa":
         return None
     norms = (layer.input_layernorm, layer.post_attention_layernorm)
-    if any(not type(norm).__name__.endswith("RMSNorm") or norm.weight.dtype != x.dtype or _is_hooked(norm) for norm in norms):
+    if any(not type(norm).__name__.endswith("RMSNorm") or norm.weight.dtype != x.dtype or is_hooked(norm) for norm in norms):
         return None
     modules = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
-    linears = [found for found in map(_Linear.of, modules) if found is not None]
+    linears = [found for found in map(Linear.of, modules) if found is not None]
     return linears if len(linears) == len(modules) else None
 
 
-def _is_hooked(module: nn.Module) -> bool:
+def is_hooked(module: nn.Module) -> bool:
+    """Say whether something of someone else looks on as a module computes."""
     return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
 
 
-class _Linear(NamedTuple):
+class Linear(NamedTuple):
     """x Wᵀ + b + scaling · (x Aᵀ) Bᵀ; b, and A with B, may be None."""
 
     weight: Tensor
@@ -110,11 +116,11 @@ class _Linear(NamedTuple):
     scaling: float = 0.0
 
     @classmethod
-    def of(cls, module: nn.Module) -> _Linear | None:
+    def of(cls, module: nn.Module) -> Linear | None:
         """Return what a layer computes, or None where that is more than this."""
         adapted: Any = module if hasattr(module, "base_layer") else None
         base: Any = module if adapted is None else adapted.base_layer
-        if type(base) is not nn.Linear or base.weight.dtype != torch.float32 or _is_hooked(module):
+        if type(base) is not nn.Linear or base.weight.dtype != torch.float32 or is_hooked(module):
             return None
         if adapted is None or (adapted.disable_adapters and not adapted.merged):
             return cls(base.weight, base.bias)
@@ -158,7 +164,7 @@ class _Linear(NamedTuple):
         return found if self.a is None or grad_low is None else found.addmm_(grad_low, self.a)
 
 
-def _normed(x: Tensor, norm: Any, *linears: _Linear) -> list[Tensor]:
+def _normed(x: Tensor, norm: Any, *linears: Linear) -> list[Tensor]:
     """Return what the linear layers make of RMS-normed x [B, T, H]."""
     tensors = [tensor for linear in linears for tensor in linear.tensors]
     found: tuple[Tensor, ...] = _NormedLinears.apply(  # type: ignore[no-untyped-call]
@@ -208,9 +214,9 @@ class _NormedLinears(torch.autograd.Function):
         return grad_x, grad_gain, None, None, *(found or [None] * len(tensors))
 
 
-def _linears(tensors: Sequence[Tensor | None], scalings: Sequence[float]) -> list[_Linear]:
+def _linears(tensors: Sequence[Tensor | None], scalings: Sequence[float]) -> list[Linear]:
     fours: list[Any] = [tensors[start : start + 4] for start in range(0, len(tensors), 4)]
-    return [_Linear(weight, bias, a, b, scaling) for (weight, bias, a, b), scaling in zip(fours, scalings, strict=True)]
+    return [Linear(weight, bias, a, b, scaling) for (weight, bias, a, b), scaling in zip(fours, scalings, strict=True)]
 
 
 class _Added(torch.autograd.Function):
@@ -275,16 +281,16 @@ class _Rotated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turned(x, cos, sin, 1.0)
+        return turned(x, cos, sin, 1.0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
-        return _turned(grad, cos, sin, -1.0), None, None
+        return turned(grad, cos, sin, -1.0), None, None
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor, way: float) -> Tensor:
+def turned(x: Tensor, cos: Tensor, sin: Tensor, way: float) -> Tensor:
     """Return x [B, T, heads, D] turned by the angles whose cos and sin are [B or 1, T, D], both halves of D alike."""
     cos, sin = cos[:, :, None], sin[:, :, None]
     out = x * cos

@@ -18,6 +18,8 @@ from transformers.cache_utils import DynamicCache
 
 from preftune.data.batches import shared_beginning
 from preftune.errors import ConfigError, DataError
+from preftune.models.attention import parts_of
+from preftune.models.decode import Decoder, packed_bytes
 from preftune.models.load import after_beginning, cache_arguments, device_of, max_context, output_head, unwrap
 from preftune.rollout.cache import Prefilled, RunningCache
 from preftune.rollout.draw import draw, likeliest, uniforms
@@ -78,13 +80,17 @@ class Batcher:
     product of other rows beside may round otherwise). Requests start in the order in which they were added.
 
     model: in eval mode; its weights must not change between steps. max_rows: requests that run at once; None = as many as keep
-    their keys and values within cache_bytes, 8 to 128. Raises nothing itself; `add` and `step` say what they raise.
+    their keys and values within cache_bytes, 8 to 128. A decoder's copy of the weights is made where it takes half of them at most,
+    and counts there too. Raises nothing itself; `add` and `step` say what they raise.
     """
 
     def __init__(self, model: nn.Module, *, pad_id: int, max_rows: int | None = None, cache_bytes: int | None = None) -> None:
         self.model, self.pad_id, self.max_rows = model, pad_id, max_rows
-        self._budget_tokens = (CACHE_BYTES if cache_bytes is None else cache_bytes) // token_bytes(model)
         self._backbone: Any = unwrap(model).base_model
+        budget, packed = CACHE_BYTES if cache_bytes is None else cache_bytes, packed_bytes(model)
+        self._packs = packed is not None and 2 * packed <= budget  # then a leaner way is worth a copy of the weights
+        self._decoder: Decoder | None = None
+        self._budget_tokens = (budget - (packed if packed and self._packs else 0)) // token_bytes(model)
         self._cache = RunningCache()
         self._with_cache = cache_arguments(self._backbone, self._cache)
         self._context = max_context(model)
@@ -200,22 +206,28 @@ class Batcher:
         """Return the hidden states [rows, H] that predict the next token of the rows that run."""
         device = device_of(self.model)
         self._cache.expect_token()
-        width = self._cache.width + 1
+        width, tokens = self._cache.width + 1, [request.token for request in self._rows]
         lengths = torch.tensor([request.length + 1 for request in self._rows])[:, None]
+        if self._packs:
+            self._decoder = self._decoder or Decoder(self.model)
+            parts = parts_of((width - lengths[:, 0]).tolist(), width)
+            hidden = self._decoder.read(torch.tensor(tokens), lengths[:, 0] - 1, self._cache, parts)
+            self._cache.took_token()
+            return hidden
         attend = torch.arange(width) >= width - lengths
         out = self._backbone(
-            input_ids=torch.tensor([[request.token] for request in self._rows], device=device),
+            input_ids=torch.tensor(tokens, device=device)[:, None],
             attention_mask=attend.long().to(device),
             position_ids=(lengths - 1).to(device),
             **self._with_cache,
         )
         self._cache.took_token()
-        hidden: Tensor = out.last_hidden_state[:, 0]
-        return hidden
+        last: Tensor = out.last_hidden_state[:, 0]
+        return last
 
     def _draw(self, hidden: Tensor) -> list[Drawn]:
         rows = self._rows
-        logits = output_head(self.model).logits(hidden)
+        logits = output_head(self.model).logits(hidden) if self._decoder is None else self._decoder.logits(hidden)
         temperatures = torch.tensor([request.temperature for request in rows])
         top = self._top(logits, temperatures)
         tokens, logprobs = draw(
