@@ -68,8 +68,8 @@ class World:
 
 
 def warmth(text: str) -> int:
-    """Return how many warm adjectives a text has."""
-    return sum(word in WARM for word in text.split())
+    """Return how many warm adjectives a text has, those that end a sentence among them."""
+    return sum(word.strip(".") in WARM for word in text.split())
 
 
 def tokenizer() -> Any:

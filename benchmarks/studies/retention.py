@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import dataclass
+from inspect import getsource
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,10 +38,14 @@ WAYS: dict[str, dict[str, Any]] = {
     "PPO, 3 × the KL penalty": {"kl_coef": 0.15},
     "PPO with the mix": {"kl_coef": 0.05, "ptx_coef": 2.0, "ptx_text": "mix.txt"},
 }
-REWARD = f"""
+REWARD = f"""WARM = {WARM}
+
+
+{getsource(warmth)}
+
 def words(prompts, completions, facts):
-    return [sum(word.strip(".") in {WARM} for word in text.split()) for text in completions]
-"""
+    return [warmth(text) for text in completions]
+"""  # the very function that the exam counts with
 IN_MIX, NOT_IN_MIX = NAMES[::2], NAMES[1::2]
 ANSWER_TOKENS = 24
 MEASURES = ("bits per byte", "facts in the mix", "facts not in it", "lead in the mix", "lead not in it")
