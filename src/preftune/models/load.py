@@ -210,25 +210,26 @@ def load_causal_lm(
     dtype = dtype or fitting_dtype(device, trained_whole=trained_whole)
     if world.size() == 1:
         keep_freed_memory()
-        return _load_whole(path, device, dtype)
+        return load_whole(path, device, dtype)
     give_back_large_blocks()
     folder = path / "model" if (path / MANIFEST).exists() and (path / "model").exists() else path
     in_parts = load_parts_of(AutoModelForCausalLM, folder, device, dtype, trained=trained_whole)
     if in_parts is not None:
         return in_parts
     # A GGUF file is unpacked, and an adapter merged, whole.
-    model = _load_whole(path, torch.device("cpu"), dtype)
+    model = load_whole(path, torch.device("cpu"), dtype)
     shard(model, device, trained=trained_whole)
     return model
 
 
-def _load_whole(path: Path, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+def load_whole(path: Path, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    """Return a causal LM whole in this process, however many there are; else as `load_causal_lm`."""
     if (path / MANIFEST).exists() and not (path / "config.json").exists():
         if (path / "model").exists():
-            return _load_whole(path / "model", device, dtype)
+            return load_whole(path / "model", device, dtype)
         from preftune.models.adapter import merged
 
-        return merged(_load_whole(base_of(path), device, torch.float32), path / "adapter").to(dtype)
+        return merged(load_whole(base_of(path), device, torch.float32), path / "adapter").to(dtype)
     source, extra = _source(path)
     try:
         with quiet():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from preftune.config import Config
+from preftune.data.endpoints import plain_http
 
 
 class LocalRollout(Config):
@@ -15,5 +16,24 @@ class LocalRollout(Config):
     backend: Literal["local"] = Field("local", description="local: by the trainer's own processes")
 
 
-# Several become a union told apart by `backend`: Annotated[LocalRollout | …, Field(discriminator="backend")].
-RolloutConfig = LocalRollout
+class VllmRollout(Config):
+    """Servers started with `vllm serve`, each in an environment of its own (docs/past-one-machine.md)."""
+
+    backend: Literal["vllm"] = Field("vllm", description="vllm: by `vllm serve` over HTTP")
+    urls: tuple[str, ...] = Field(min_length=1, description="the servers, such as http://127.0.0.1:8000")
+    weights: str = Field(description="folder that this machine and the servers see under one path; each round's weights are written there")
+    concurrency: int = Field(64, ge=1, le=1024, description="requests under way at each server")
+    timeout_seconds: float = Field(600.0, gt=0, description="longest silence of a server, a push of the weights included")
+    tolerance: float = Field(0.3, gt=0, description="nats by which a token's log-prob there may differ from the policy's after a push")
+
+    @field_validator("urls")
+    @classmethod
+    def _plain_http(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        for url in urls:
+            plain_http(url)
+        if len(set(urls)) < len(urls):
+            raise ValueError("a server is named twice. Name each once")
+        return urls
+
+
+RolloutConfig = Annotated[LocalRollout | VllmRollout, Field(discriminator="backend")]

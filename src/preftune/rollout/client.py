@@ -26,7 +26,7 @@ from preftune.models.load import unwrap
 from preftune.models.one_base import POLICY
 from preftune.parallel import world
 from preftune.parallel.shard import settle, whole
-from preftune.rollout.backends import RolloutConfig
+from preftune.rollout.backends import RolloutConfig, VllmRollout
 from preftune.rollout.generate import Sample, generate
 
 CHECKED = 1 << 20  # numbers of a tensor that its checksum reads at most: of a larger one every n-th
@@ -96,6 +96,10 @@ def open_client(config: RolloutConfig, start: Start, note: Callable[[str], None]
 
     Raises PreftuneError where the backend is not installed, not there, or lacks what the config asks for.
     """
+    if isinstance(config, VllmRollout):
+        from preftune.rollout.vllm import VllmClient
+
+        return VllmClient(config, start, note)
     raise AssertionError(f"{config.backend} is no backend elsewhere")
 
 

@@ -145,7 +145,7 @@ class Rollouts:
         _set_unit(state, known if len(known) > 1 else scored.total[~scored.failed], config.scoring.unit)
         scores = _shaped((scored.total - state["mean"]) / state["sd"], finished, config)
         failed = scored.failed & finished
-        return Draw(drawn, samples, _filled(scores, failed, k), failed=failed, told=scored.metrics())
+        return Draw(drawn, samples, _filled(scores, failed, k), failed=failed, told=scored.metrics() | self.sampler.health())
 
     def kept_open(self, steps: Iterable[int]) -> Iterator[int]:
         """Yield the steps, and give back at their end what the sampler holds elsewhere."""
