@@ -23,6 +23,17 @@ def test_a_config_is_one_of_the_stage_that_it_is_named_after(path):
     assert found.model_dump()["model"] == "models/base"
 
 
+def test_the_vllm_example_names_servers_and_a_script_that_starts_one_as_it_has_to_be():
+    folder = EXAMPLES.parent / "vllm"
+    found = load_config(stage_functions(Stage("rloo")).config, folder / "rloo.yaml", [], stage="rloo")
+    assert found.model_dump()["rollout"]["backend"] == "vllm"
+    script = folder / "start-server.sh"
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    text = script.read_text(encoding="utf-8")
+    assert "VLLM_SERVER_DEV_MODE=1" in text
+    assert "--logprobs-mode processed_logprobs" in text
+
+
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_a_script_is_bash_that_names_options_which_torchrun_has(path):
     subprocess.run(["bash", "-n", str(path)], check=True)
