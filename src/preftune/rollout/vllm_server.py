@@ -20,6 +20,7 @@ KNOWN = ("0.32", "0.33")  # API of reinforcement learning moves between versions
 TRIES = 4
 PAUSE_SECONDS = 0.5  # doubled at each further try
 CONNECT_SECONDS = 10.0
+FIRST_SECONDS = 10.0  # for the first, smallest question: a server that hangs is said before the first step
 BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
 START = "VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --logprobs-mode processed_logprobs"
 TEXTS = (  # tokenised there and here alike, and read by both after each push
@@ -58,7 +59,7 @@ class Server:
 
     def look(self) -> None:
         """Learn what the server is. Raises ConfigError where it is no vLLM, of another version, or started otherwise than is needed."""
-        version = str(self._get("/version").get("version"))
+        version = str(self._json(self._answer("GET", "/version", tries=2, seconds=FIRST_SECONDS)).get("version"))
         if not version.startswith(tuple(f"{known}." for known in KNOWN)):
             what = f'it says that it is vLLM "{version}", and known are {" and ".join(KNOWN)}'
             raise ConfigError(what, self.url, "Start one of these versions: the API by which weights are changed differs in others.")
@@ -180,11 +181,13 @@ class Server:
             raise Unanswered("its answer is no JSON object", where)
         return found
 
-    def _answer(self, method: str, path: str, body: dict[str, Any] | None = None, *, tries: int = TRIES) -> httpx2.Response:
+    def _answer(
+        self, method: str, path: str, body: dict[str, Any] | None = None, *, tries: int = TRIES, seconds: float | None = None
+    ) -> httpx2.Response:
         """Return what the server answers, asked again while it is busy or cannot be reached; asking twice does nothing twice."""
 
         def ask() -> httpx2.Response:
-            answer = self._http.request(method, path, json=body)
+            answer = self._http.request(method, path, json=body, timeout=self._http.timeout if seconds is None else seconds)
             if answer.status_code in BUSY and tries > 1:
                 raise _Again(f"status {answer.status_code}: {_told(answer)}")
             return answer
