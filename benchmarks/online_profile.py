@@ -23,8 +23,10 @@ import torch
 from _compare import ROOT
 from _online import QUICK, ours, prepare
 
+from preftune.models.decode import Decoder
 from preftune.rollout import stream
 from preftune.rollout.cache import RunningCache
+from preftune.rollout.client import Sampler
 from preftune.rollout.rewards.total import Rewards
 from preftune.rollout.stream import Batcher
 from preftune.stages import experience, group
@@ -70,13 +72,13 @@ class Clock:
 
 def watch_step(clock: Clock) -> None:
     """Name the parts of a step."""
-    clock.watch(Batcher, "__init__", "decode: set-up")
+    clock.watch(Decoder, "__init__", "decode: copy of the weights")
     clock.watch(stream, "prefill", "prefill")
     clock.watch(Batcher, "_feed_last_tokens", "decode: layers")
     clock.watch(Batcher, "_draw", "decode: head and draw")
     clock.watch(RunningCache, "write", "decode: cache")
     clock.watch(RunningCache, "keep", "decode: cache")
-    clock.watch(experience, "generate", "decode: rest")
+    clock.watch(Sampler, "draw", "decode: rest")
     clock.watch(Rewards, "score", "rewards")
     clock.watch(experience.Rollouts, "_reference", "reference")
     clock.watch(group._Update, "loss", "policy, forward")
