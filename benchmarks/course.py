@@ -38,7 +38,7 @@ STAGES = ("sft", "reward", "dpo", "ppo", "rloo")
 OFFLINE: dict[str, Any] = {"batch_size": 4, "token_budget": 512, "max_tokens": 256, "adapter": None, "lr": 1e-3}
 ONLINE: dict[str, Any] = {
     "steps": 10,
-    "prompts_per_step": 4,
+    "prompts_per_step": 8,
     "samples_per_prompt": 2,
     "max_new_tokens": 16,
     "token_budget": 512,
