@@ -36,4 +36,14 @@ class VllmRollout(Config):
         return urls
 
 
-RolloutConfig = Annotated[LocalRollout | VllmRollout, Field(discriminator="backend")]
+class RayRollout(Config):
+    """Our generator in actors of a Ray cluster (extra `ray`)."""
+
+    backend: Literal["ray"] = Field(description="ray: by actors on a Ray cluster")
+    workers: int = Field(2, ge=1, description="ray: actors, each with a model of its own")
+    cpus: float = Field(1, gt=0, description="ray: CPU cores of each")
+    gpus: float = Field(0, ge=0, description="ray: GPUs of each; 0 = it draws on the CPU")
+    address: str | None = Field(None, description="ray: the cluster's; null = what RAY_ADDRESS names, else one that is started here")
+
+
+RolloutConfig = Annotated[LocalRollout | RayRollout | VllmRollout, Field(discriminator="backend")]

@@ -13,6 +13,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,13 +21,13 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from torch import Tensor, nn
 
-from preftune.errors import PreftuneError
+from preftune.errors import ConfigError, PreftuneError
 from preftune.models.adapter import Adapter
 from preftune.models.load import unwrap
 from preftune.models.one_base import POLICY
 from preftune.parallel import world
 from preftune.parallel.shard import settle, whole
-from preftune.rollout.backends import RolloutConfig, VllmRollout
+from preftune.rollout.backends import RayRollout, RolloutConfig, VllmRollout
 from preftune.rollout.generate import Sample, generate
 
 CHECKED = 1 << 20  # numbers of a tensor that its checksum reads at most: of a larger one every n-th
@@ -83,7 +84,7 @@ class Client(Protocol):
         ...
 
     def health(self) -> dict[str, float]:
-        """Return numbers for the run's metrics, named rollout/…."""
+        """Return what there is to count: of a pool, at least its workers that are there ("workers")."""
         ...
 
     def close(self) -> None:
@@ -100,6 +101,14 @@ def open_client(config: RolloutConfig, start: Start, note: Callable[[str], None]
         from preftune.rollout.vllm import VllmClient
 
         return VllmClient(config, start, note)
+    if isinstance(config, RayRollout):
+        if find_spec("ray") is None:
+            raise ConfigError("ray is not installed", 'key "rollout.backend"', "Run: pip install 'preftune[ray]'.")
+        from preftune.rollout.ray_actors import RayClient
+
+        if start.adapter is not None and start.adapter.kind == "qlora":
+            raise ConfigError("ray workers hold no model in 4 bits", 'key "adapter.kind"', "Take lora, or rollout.backend=local.")
+        return RayClient(config, start, note)
     raise AssertionError(f"{config.backend} is no backend elsewhere")
 
 
@@ -188,7 +197,7 @@ class Sampler:
             world.from_main(lambda: self._open_client.push_weights(weights))
 
     def health(self) -> dict[str, float]:
-        """Return the client's numbers for the metrics."""
+        """Return the client's numbers."""
         return world.from_main(lambda: self._open_client.health())
 
     def close(self) -> None:
@@ -200,18 +209,22 @@ class Sampler:
 def weights_of(model: nn.Module, version: int) -> Weights:
     """Return what is trained of a policy, copied to the CPU: whole in the first process, no tensors in others. All processes call it."""
     settle(model)
-    if isinstance(model, PeftModel):
-        named = get_peft_model_state_dict(model, adapter_name=POLICY, save_embedding_layers=False)
-        settings = model.peft_config[POLICY].to_dict()
-    else:
-        tied = unwrap(model).all_tied_weights_keys
-        named, settings = {name: tensor for name, tensor in unwrap(model).state_dict().items() if name not in tied}, None
+    settings = model.peft_config[POLICY].to_dict() if isinstance(model, PeftModel) else None
     tensors = {}
-    for name, tensor in named.items():
+    for name, tensor in named_weights(model).items():
         gathered = whole(tensor)  # by all processes together
         if world.is_main():
             tensors[name] = gathered.detach().to("cpu", copy=True).contiguous()
     return Weights(version, tensors, settings)
+
+
+def named_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return what is trained of a policy, by the names of `Weights`; these are the model's own tensors."""
+    if isinstance(model, PeftModel):
+        adapter: dict[str, Tensor] = get_peft_model_state_dict(model, adapter_name=POLICY, save_embedding_layers=False)
+        return adapter
+    tied = unwrap(model).all_tied_weights_keys
+    return {name: tensor for name, tensor in unwrap(model).state_dict().items() if name not in tied}
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:
