@@ -1,0 +1,25 @@
+"""A whole stage whose samples Ray actors draw."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from preftune.training.loop import read_metrics
+
+pytest.importorskip("ray")
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::ResourceWarning")
+def test_a_run_whose_samples_ray_draws_ends_with_the_weights_of_one_that_draws_its_own(toy):
+    small = {"steps": 2, "prompts_per_step": 4, "samples_per_prompt": 2}
+    here = toy.run("rloo", **small)
+    there = toy.run("rloo", **small, rollout={"backend": "ray", "workers": 1})
+    assert there != here
+    # Not to the last bit: an actor draws fewer prompts at once, so its log-probs, which the KL in the reward is made of, round otherwise.
+    weights = [load_file(run / "adapter" / "adapter_model.safetensors") for run in (here, there)]
+    assert weights[0].keys() == weights[1].keys()
+    for name, expected in weights[0].items():
+        torch.testing.assert_close(weights[1][name], expected, atol=1e-4, rtol=0.0)
+    assert all(row["policy/sampler_gap"] < 1e-3 for row in read_metrics(there))
