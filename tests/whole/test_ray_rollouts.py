@@ -11,6 +11,7 @@ from preftune.training.loop import read_metrics
 pytest.importorskip("ray")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::ResourceWarning")
 def test_a_run_whose_samples_ray_draws_ends_with_the_weights_of_one_that_draws_its_own(toy):
     small = {"steps": 2, "prompts_per_step": 4, "samples_per_prompt": 2}
