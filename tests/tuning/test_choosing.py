@@ -82,6 +82,16 @@ def test_the_chosen_one_is_allowed_not_clearly_worse_than_any_and_the_nearest_of
             assert chosen.kl <= other.kl
 
 
+def test_of_two_that_are_equally_good_and_near_the_same_one_is_compared_with_the_others():
+    near, steady, unsteady = (
+        Candidate((0.0,) * 6, 0.0, True),
+        Candidate((0.0, 0.0, 0.0, 0.0, 0.25, 1.0), 1.0, True),
+        Candidate((0.0, 0.0, 0.0, -0.5, 0.75, 1.0), 1.0, True),
+    )
+    found = [[steady, unsteady, near], [unsteady, steady, near]]
+    assert len({order[choose(order)].kl for order in found}) == 1  # only one of the two is within an error of the near one
+
+
 @given(CANDIDATES, st.randoms(use_true_random=False))
 def test_the_order_in_which_they_stand_does_not_matter(candidates, random):
     shuffled = random.sample(candidates, len(candidates))

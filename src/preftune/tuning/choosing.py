@@ -42,7 +42,8 @@ def choose(candidates: Sequence[Candidate]) -> int | None:
     allowed = [place for place, candidate in enumerate(candidates) if candidate.allowed]
     if not allowed:
         return None
-    best = max(allowed, key=lambda place: (np.mean(candidates[place].gains), -candidates[place].kl))
+    # Of two that are equally good and near, the gains themselves decide, so that the order in which they stand does not.
+    best = max(allowed, key=lambda place: (np.mean(candidates[place].gains), -candidates[place].kl, candidates[place].gains))
     tied = [place for place in allowed if _is_tied(candidates[best], candidates[place])]
     return min(tied, key=lambda place: (candidates[place].kl, -np.mean(candidates[place].gains)))
 
