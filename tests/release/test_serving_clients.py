@@ -113,7 +113,7 @@ def test_errors_are_the_clients_own(client, site):
 
 
 def test_a_fault_within_a_stream_comes_as_an_error_and_the_next_request_is_served(client, site, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise RuntimeError("a secret of the inside")
 
     with monkeypatch.context() as patch:

@@ -45,7 +45,9 @@ def problem_of(error: Exception, *, status: int = 400) -> Problem:
 def refuse(request: Request, error: Exception) -> Response:
     """Answer a request with the error that it ended in."""
     problem = problem_of(error)
-    return JSONResponse(problem.body(), problem.status)
+    # After a fault the server closes the connection. A client that is not told so sends its next request on it, and loses that.
+    headers = {"Connection": "close"} if problem.status == 500 else {}
+    return JSONResponse(problem.body(), problem.status, headers)
 
 
 async def read(request: Request, kind: type[Body]) -> Body:
