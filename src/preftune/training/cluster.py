@@ -18,17 +18,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from preftune.progress import duration
-from preftune.training.hardware import GPU, Shape
+from preftune.training.hardware import GIB, GPU, SPARE, Shape, forward_flops
 
 Stage = Literal["sft", "reward", "dpo", "ppo", "rloo", "grpo"]
-GIB = 2**30
 MFU = 0.35  # share of the peak in training; Llama 3 405B reached 0.38 to 0.43 on H100 (2407.21783, table 4), smaller steps reach less
 READ_SHARE = 0.6  # of the memory's bandwidth, in sampling and in the optimiser's pass
 LINK_SHARE = 0.7  # of a link's rate
 NETWORK = 50e9  # bytes a second and GPU between machines, one way: a 400 Gbit/s adapter for each GPU
 MACHINE = 8  # GPUs a machine
 CONTEXT = 1.0e9  # bytes of CUDA and its libraries
-SPARE = 1.1  # the largest share of the memory that a plan may take, as in training/plan.py
 WHOLE_BYTES, BASE_BYTES = 16, 2  # a trained weight: float32, its gradient and two moments; a frozen one: bfloat16
 SCORING = {"sft": 0, "reward": 0, "dpo": 1, "ppo": 4, "rloo": 3, "grpo": 3}  # forward passes beside training: reference, old log-probs, …
 SAMPLED = ("ppo", "rloo", "grpo")
@@ -172,7 +170,8 @@ def cluster_plan(shape: Shape, work: Work, machine: Machine, *, price: float | N
 
 def flops(shape: Shape, tokens: float, squares: float, learned: float) -> float:
     """Return the operations of a forward pass. squares: pairs of tokens that attention compares. learned: tokens with a log-prob."""
-    return 2.0 * (tokens * shape.layers * shape.layer + 2 * squares * shape.queries * shape.layers + learned * shape.head)
+    linear, across = shape.layers * shape.layer, shape.layers * shape.queries
+    return forward_flops(tokens=tokens, squares=squares, learned=learned, linear=linear, across=across, head=shape.head)
 
 
 def memory(shape: Shape, work: Work, machine: Machine) -> dict[str, float]:

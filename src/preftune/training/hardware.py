@@ -12,7 +12,8 @@ from pathlib import Path
 
 from preftune.errors import ConfigError
 
-LINEAR_OF_A_LAYER = 7  # query, key, value, output, gate, up, down
+GIB = 2**30
+SPARE = 1.1  # the largest share of the memory that a plan may take: what it predicts is off by up to this much
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,15 @@ SHAPES = {  # from the config.json of each
     "8B": Shape("Llama 3.1 8B", 32, 4096, 14_336, 4096, 1024, 128_256, tied=False),
     "70B": Shape("Llama 3.1 70B", 80, 8192, 28_672, 8192, 1024, 128_256, tied=False),
 }
+
+
+def forward_flops(*, tokens: float, squares: float, learned: float, linear: int, across: int, head: int) -> float:
+    """Return the operations of a forward pass. tokens: padding included. squares: pairs of tokens that attention compares.
+
+    learned: tokens with a log-prob. linear, head: weights of the layers' matrices and of the output layer. across: width of the queries
+    times layers.
+    """
+    return 2.0 * (tokens * linear + 2 * squares * across + learned * head)
 
 
 def shape_of(named: str) -> Shape:

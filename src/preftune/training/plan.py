@@ -16,12 +16,11 @@ from preftune.models.recompute import one_layer_kept
 from preftune.parallel import world
 from preftune.parallel.shard import local
 from preftune.progress import duration
+from preftune.training.hardware import GIB, SPARE, forward_flops
 from preftune.training.measure import forward_seconds, held_memory, kept_for_backward, memory_limit, training_cost, update_seconds
 
-GIB = 2**30
 TRIED_TOKENS = 384  # area of the micro-batch that is timed: enough for matrix products of full speed, and soon done on two cores
 TRIED_SHARE = 0.01  # of the run's tokens, where that is more: a larger one says more, and timing it some five times takes about 5 %
-SPARE = 1.1  # the largest share of the memory that a plan may take: what it predicts is off by up to this much
 # What is held while a micro-batch is learned, over what backward keeps: results that live for a moment, and freed memory that does not fit
 # what is asked for next. Measured on the micro-batch that is timed; the least and the most believed.
 LEAST_FRAGMENTS, MOST_FRAGMENTS = 1.08, 2.5
@@ -195,7 +194,8 @@ class _Sizes:
 
     def flops(self, area: Area, learned: int) -> float:
         """Return the operations of one forward pass, padding and the whole attention square included. learned: tokens with a log-prob."""
-        return 2.0 * (area.tokens * self.linear + 2 * area.squares * self.width * self.layers + learned * self.head)
+        across = self.width * self.layers
+        return forward_flops(tokens=area.tokens, squares=area.squares, learned=learned, linear=self.linear, across=across, head=self.head)
 
 
 @dataclass(frozen=True)
