@@ -110,7 +110,7 @@ def test_a_killed_actors_prompts_are_drawn_again_once_and_it_gets_the_weights_an
     deadline = time.monotonic() + 60
     while not all(seat.ready for seat in pool.seats) and time.monotonic() < deadline:
         assert texts(pool.generate(PROMPTS, KEYS, SAMPLING, seed=9)) == texts(here)
-    assert pool.health() == {"workers": 2, "redrawn": pool.redrawn}
+    assert pool.health() == {"rollout/workers": 2, "rollout/redrawn": pool.redrawn}
     assert pool.redrawn > 0
     assert "Rollout worker 0 is lost; its prompts are drawn again, and Ray starts it anew." in notes
     assert "Rollout worker 0 is back." in notes

@@ -84,7 +84,7 @@ class Client(Protocol):
         ...
 
     def health(self) -> dict[str, float]:
-        """Return what there is to count: of a pool, at least its workers that are there ("workers")."""
+        """Return numbers for the run's metrics, named rollout/…: of a pool, at least how many of it draw."""
         ...
 
     def close(self) -> None:

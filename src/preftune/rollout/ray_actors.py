@@ -226,7 +226,7 @@ class RayClient:
 
     def health(self) -> dict[str, float]:
         """Return how many workers are there, and how many prompts were drawn again so far."""
-        return {"workers": float(sum(seat.ready for seat in self.seats)), "redrawn": float(self.redrawn)}
+        return {"rollout/workers": float(sum(seat.ready for seat in self.seats)), "rollout/redrawn": float(self.redrawn)}
 
     def close(self) -> None:
         """End the actors, give their places back, and end Ray where this client has started it."""

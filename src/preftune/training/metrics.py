@@ -53,6 +53,8 @@ METRICS = {
     "policy/approx_kl": "RL: half the mean squared log-ratio to the sampling policy, nats a token. The epochs end early past 0.03.",
     "policy/updates": "RL: optimiser steps done in the round; fewer than epochs × minibatches means that the epochs ended early.",
     "policy/sampler_gap": "RL: largest difference between the sampler's and the trainer's log-prob of a token, nats. Near 0 in float32.",
+    "rollout/workers": "RL with rollout.backend=ray: actors that draw. Fewer than asked for: one is on its way back, or was given up.",
+    "rollout/redrawn": "RL with rollout.backend=ray: prompts so far that were drawn again, since their actor was lost or failed.",
     "rollout/servers": "RL with rollout.backend=vllm: servers that draw. Fewer than named: one was left out, and the log says why.",
     "rollout/retried": "RL with rollout.backend=vllm: requests so far that failed after all tries, and were drawn by another server.",
     "rollout/brought_again": "RL with rollout.backend=vllm: how often so far a server was started again, and got the weights again.",
