@@ -41,6 +41,15 @@ class Deaf(Worker):
             self.held = version, self.held[1]
 
 
+class Hanging(Worker):
+    """Draws nothing in its first process, and does not die either."""
+
+    def generate(self, job, version, where, again):
+        if not ray.get_runtime_context().was_current_actor_reconstructed:
+            time.sleep(10_000)
+        return super().generate(job, version, where, again)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _cluster():
     with warnings.catch_warnings():
@@ -130,6 +139,25 @@ def test_weights_that_did_not_arrive_are_noticed_and_sent_again_and_a_deaf_worke
     with pytest.raises(PreftuneError, match=r"^ray: no rollout worker is left of 1 .*does not take the weights"):
         client.generate(PROMPTS, KEYS, SAMPLING, seed=9)
     assert said[-1] == "Rollout worker 0 is given up after 2 failures in a row; 0 are left."
+    client.close()
+
+
+def test_a_worker_that_hangs_without_dying_is_ended_and_started_anew_and_given_up_where_it_always_hangs(start, policies, monkeypatch):
+    said: list[str] = []
+    client = RayClient(RayRollout(backend="ray", workers=1, timeout_seconds=2), start, said.append, Hanging)
+    weights, here = policies[0]
+    client.push_weights(weights)
+    assert texts(client.generate(PROMPTS, KEYS, SAMPLING, seed=9)) == texts(here)
+    assert client.redrawn == len(PROMPTS)
+    assert said == [
+        "Rollout worker 0 has answered nothing for 2 s (rollout.timeout_seconds) and is ended.",
+        "Rollout worker 0 is lost; its prompts are drawn again, and Ray starts it anew.",
+        "Rollout worker 0 is back.",
+    ]
+    os.kill(ray.get(client.seats[0].actor.ready.remote()), signal.SIGSTOP)  # as a machine that is gone, or a driver that waits for ever
+    monkeypatch.setattr(ray_actors, "START_SECONDS", 5.0)
+    with pytest.raises(PreftuneError, match=r"^ray: no rollout worker came back within 5 s \(the last one: it answered nothing for 2 s"):
+        client.generate(PROMPTS, KEYS, SAMPLING, seed=9)
     client.close()
 
 

@@ -44,6 +44,7 @@ class RayRollout(Config):
     cpus: float = Field(1, gt=0, description="ray: CPU cores of each")
     gpus: float = Field(0, ge=0, description="ray: GPUs of each; 0 = it draws on the CPU")
     address: str | None = Field(None, description="ray: the cluster's; null = what RAY_ADDRESS names, else one that is started here")
+    timeout_seconds: float = Field(1800.0, gt=0, description="ray: longest silence of a worker with work before it is started again")
 
 
 RolloutConfig = Annotated[LocalRollout | RayRollout | VllmRollout, Field(discriminator="backend")]

@@ -9,6 +9,7 @@ What a lost actor had goes to another, and is the same there, since a sample's r
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -120,6 +121,7 @@ class RayClient:
         self._last = ""  # what an actor failed of last, for an error
         self._where: list[Any] = []
         self._flying: dict[Any, tuple[Seat, Job | None]] = {}
+        self._silent_since = dict.fromkeys(range(config.workers), time.monotonic())  # by seat: its last answer, or a request after none
         try:
             ray.get([seat.actor.ready.remote() for seat in self.seats], timeout=START_SECONDS)
         except RayError as error:
@@ -146,7 +148,7 @@ class RayClient:
         done: dict[tuple[int, ...], Reply] = {}
         while len(done) < parts:
             self._send(waiting)
-            for seat, job, reply in self._answers():
+            for seat, job, reply in [*self._answers(), *self._hung()]:
                 if reply is not None and job is not None:
                     done[job.places] = reply  # a request is at one actor at a time, so each comes once
                 elif job is not None:
@@ -170,6 +172,8 @@ class RayClient:
             job = waiting.popleft()
             ref = free.actor.generate.remote(job, self._version, self._where, free.doubted)
             free.doubted = False
+            if not loads[free.number]:
+                self._silent_since[free.number] = time.monotonic()
             self._flying[ref] = free, job
 
     def _answers(self) -> list[tuple[Seat, Job | None, Reply | None]]:
@@ -177,13 +181,15 @@ class RayClient:
         if not self._flying:
             raise PreftuneError(f"no rollout worker is left of {self._config.workers}{self._last}", "ray", f"See its logs. {GO_ON}")
         working = any(job is not None for _, job in self._flying.values())
-        answered, _ = ray.wait(list(self._flying), num_returns=1, timeout=None if working else START_SECONDS)
-        if not answered:
+        timeout = min(START_SECONDS, self._config.timeout_seconds / 4) if working else START_SECONDS
+        answered, _ = ray.wait(list(self._flying), num_returns=1, timeout=timeout)
+        if not answered and not working:
             raise PreftuneError(f"no rollout worker came back within {START_SECONDS:.0f} s{self._last}", "ray", f"See its logs. {GO_ON}")
         return [self._answer(ref) for ref in answered]
 
     def _answer(self, ref: Any) -> tuple[Seat, Job | None, Reply | None]:
         seat, job = self._flying.pop(ref)
+        self._silent_since[seat.number] = time.monotonic()
         try:
             reply = ray.get(ref)
         except RayError as error:
@@ -205,6 +211,23 @@ class RayClient:
             return seat, job, None
         seat.failures = 0
         return seat, job, reply
+
+    def _hung(self) -> list[tuple[Seat, Job | None, Reply | None]]:
+        """End the actors that have answered nothing for too long, and return what they had to do, as `_answers` does."""
+        left: list[tuple[Seat, Job | None, Reply | None]] = []
+        for seat in [seat for seat in self.seats if seat.ready]:
+            asked = {ref: job for ref, (who, job) in self._flying.items() if who is seat}
+            limit = self._config.timeout_seconds
+            if not asked or time.monotonic() - self._silent_since[seat.number] < limit:
+                continue
+            self._last = f" (the last one: it answered nothing for {limit:g} s, rollout.timeout_seconds)"
+            self._note(f"Rollout worker {seat.number} has answered nothing for {limit:g} s (rollout.timeout_seconds) and is ended.")
+            for ref in asked:
+                del self._flying[ref]
+            ray.kill(seat.actor, no_restart=False)
+            self._lost(seat, probe=False)
+            left += [(seat, job, None) for job in asked.values()]
+        return left
 
     def _lost(self, seat: Seat, *, probe: bool) -> None:
         if probe:  # Ray gives it up
