@@ -124,5 +124,7 @@ def feedback(
         print_json({**asdict(found), "deleted": asdict(gone) if gone else None})
         return
     if gone is not None:
-        print(f"Deleted: {gone.words} judgements, {gone.demonstrations} demonstrations, {gone.candidates} answers, {gone.prompts} prompts.")
+        changed = f" (and {gone.changed} that had been changed or taken back)" if gone.changed else ""
+        others = f"{gone.demonstrations} demonstrations, {gone.candidates} answers, {gone.prompts} prompts"
+        print(f"Deleted: {gone.words} words{changed}, {others}.")
     print("\n".join(found.lines()))

@@ -95,8 +95,18 @@ def test_what_has_expired_goes_with_all_that_came_by_it_alone(store):
         say(store, word)
     assert expire(store).words == 0
     gone = expire(store, LATER)
-    assert (gone.words, gone.demonstrations, gone.candidates, gone.prompts) == (4, 1, 2, 1)
+    assert (gone.words, gone.changed, gone.demonstrations, gone.candidates, gone.prompts) == (3, 1, 1, 2, 1)
     assert store.counts() == {"prompts": 1, "candidates": 1, "judgements": 0, "demonstrations": 0}
+
+
+def test_a_word_that_was_changed_or_taken_back_is_not_told_as_a_word_that_was_deleted(store):
+    for value in ("up", "down", "up"):
+        say(store, thumb("u1", value))
+    for value in ("up", "none"):
+        say(store, thumb("u2", value))
+    assert overview(store).words == {"thumb": 1}
+    gone = expire(store, LATER)
+    assert (gone.words, gone.changed) == (1, 4)
 
 
 def test_what_another_user_still_speaks_of_stays_until_that_expires_too(store):

@@ -165,9 +165,13 @@ def _drop_demonstration(connection: Connection, row: Row[Any]) -> int:
 
 @dataclass
 class Gone:
-    """How much was deleted."""
+    """How much was deleted.
+
+    words: those that stood. changed: judgements that said something else before, or that took a word back.
+    """
 
     words: int = 0
+    changed: int = 0
     demonstrations: int = 0
     candidates: int = 0
     prompts: int = 0
@@ -181,11 +185,16 @@ def expire(store: Store, now: datetime | None = None) -> Gone:
     gone = Gone()
     with store.writer() as writer:
         over = writer.connection.execute(select(F).where(F.c.expires <= (now or datetime.now(UTC))).order_by(F.c.number)).all()
+        last = {row.about: row.number for row in over}
         for row in over:
             gone.demonstrations += _drop_demonstration(writer.connection, row)
             writer.connection.execute(F.delete().where(F.c.number == row.number))
             # A word and those that it superseded end together, so that none is left that speaks of one that is gone.
-            gone.words += writer.connection.execute(tables.judgements.delete().where(tables.judgements.c.id == row.judgement_id)).rowcount
+            deleted = writer.connection.execute(tables.judgements.delete().where(tables.judgements.c.id == row.judgement_id)).rowcount
+            if row.said != WITHDRAWN and row.number == last[row.about]:
+                gone.words += deleted
+            else:
+                gone.changed += deleted
         for prompt_id in dict.fromkeys(row.prompt_id for row in over):
             _clear(writer, prompt_id, {name for row in over if row.prompt_id == prompt_id for name in row.made}, gone)
     return gone
