@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import pytest
 
 from preftune._cli_output import run_app
-from preftune._cli_snapshot import app
+from preftune._cli_snapshot import NEW_OBJECTS, app
 from preftune.data.importing import import_preferences
 from preftune.data.snapshot import load_snapshot
+from preftune.errors import DataError
 
 
 @pytest.fixture(autouse=True)
@@ -81,3 +83,18 @@ def test_what_makes_no_sense_or_leaves_nothing_is_refused(capsys: pytest.Capture
     assert (code, out) == (2, "")
     assert sentence in err
     assert not Path("snapshots").exists()
+
+
+def test_python_looks_for_cycles_rarely_while_a_snapshot_is_made_and_as_before_after_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = gc.get_threshold()
+    during: list[int] = []
+
+    def freeze(*_: object, **__: object) -> Path:
+        during.append(gc.get_threshold()[0])
+        raise DataError("nothing", "here", "Stop.")
+
+    monkeypatch.setattr("preftune.data.snapshot.snapshot", freeze)
+    assert "Stop." in run(capsys)[2]
+    assert (during, gc.get_threshold()) == ([NEW_OBJECTS], before)

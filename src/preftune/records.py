@@ -122,9 +122,9 @@ class Judgement(Record):
         flat = [c for tier in ranking for c in tier]
         if len(flat) > 9 or not all(ranking):
             raise ValueError(f"a ranking has 2 to 9 candidates and no empty place, this one has {len(flat)}")
-        for candidate in flat:
-            if flat.count(candidate) > 1:
-                raise ValueError(f'candidate "{candidate}" is ranked twice. Give each candidate one place')
+        if len(set(flat)) < len(flat):
+            twice = next(candidate for candidate in flat if flat.count(candidate) > 1)
+            raise ValueError(f'candidate "{twice}" is ranked twice. Give each candidate one place')
         return ranking
 
     @model_validator(mode="after")
@@ -284,5 +284,6 @@ def _compared(judgement: Judgement) -> dict[tuple[str, str], float]:
     """Return what one judgement votes: 1 for (better, worse), a half for each order of two that are tied."""
     found = dict.fromkeys(pairs_of(judgement), 1.0)
     for tier in judgement.ranking:
-        found |= {(a, b): 0.5 for a in tier for b in tier if a != b}
+        if len(tier) > 1:
+            found |= {(a, b): 0.5 for a in tier for b in tier if a != b}
     return found

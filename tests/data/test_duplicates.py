@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from preftune.data import duplicates
 from preftune.data.duplicates import EXACT_WORDS, NearDuplicates, linked, near_duplicate_groups, shingle_numbers, words_of
 from preftune.records import Message
 
@@ -108,6 +109,19 @@ def test_the_groups_are_those_of_comparing_each_two(pairs: list[list[str]]) -> N
         found.setdefault(group, set()).add(name)
     assert {frozenset(names) for names in found.values()} == slow_groups(prompts)
     assert all(group == min(names, key=int) for group, names in found.items())
+
+
+def test_blocks_do_not_change_the_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Some the same, some nearly, some longer than a block.
+    texts = [" ".join(f"w{(n % 7) * 40 + i}" for i in range(20 + n % 5)) for n in range(60)] + ["w1 w2 w3", "w1 W2 w3", "w1"]
+    prompts = {f"{n}": asked(text) for n, text in enumerate(texts)}
+    whole = near_duplicate_groups(prompts)
+    monkeypatch.setattr(duplicates, "BLOCK", 16)
+    assert near_duplicate_groups(prompts) == whole
+    found: dict[str, set[str]] = {}
+    for name, group in whole.items():
+        found.setdefault(group, set()).add(name)
+    assert {frozenset(names) for names in found.values()} == slow_groups(prompts)
 
 
 def test_linked_finds_what_is_alike_on_the_other_side() -> None:

@@ -408,3 +408,13 @@ def test_ties_and_thumbs_are_kept_and_thumbs_alone_are_enough(store: Store, tmp_
     found = load_snapshot(snapshot(store, tmp_path / "o", held_out=0.0))
     assert [set(t.completions) for t in found.ties] == [{"one", "two"}]
     assert found.manifest["counts"]["train"]["ties"] == 1
+
+
+def test_a_prompt_with_half_of_a_surrogate_pair_is_set_aside_with_the_reason(store: Store, tmp_path: Path) -> None:
+    add(store, *(pair(sentence(n)) for n in range(40)))
+    broken = Prompt(messages=asked(f"{sentence(41)} \ud83d"))  # import refuses it; a program may have put it there
+    answers = [Candidate(prompt_id=broken.id, text=text) for text in ("good", "bad")]
+    store.add([broken], answers, [Judgement(prompt_id=broken.id, ranking=tuple((answer.id,) for answer in answers))])
+    found = load_snapshot(snapshot(store, tmp_path / "snapshots", held_out=0.3))
+    assert len(found.train) + len(found.held_out) == len(found.prompts) + len(found.held_out_prompts) == 40
+    assert found.manifest["left_out"]["others"] == {"prompts with half of a surrogate pair": 1}

@@ -93,6 +93,19 @@ def test_what_was_added_is_read_back_as_it_was(tmp_path: Path) -> None:
         assert list(store.demonstrations()) == [demonstration]
 
 
+def test_a_judgement_keeps_the_id_it_came_with_so_that_what_took_it_back_still_does(tmp_path):
+    prompt = Prompt(messages=(Message(role="user", content="q"),))
+    a, b = (Candidate(prompt_id=prompt.id, text=text) for text in "ab")
+    said = Judgement(prompt_id=prompt.id, ranking=((a.id,), (b.id,)), rater="ann")
+    undone = Judgement(prompt_id=prompt.id, rater="ann", supersedes=said.id)
+    with Store.create(tmp_path / "s.db") as store:
+        store.add([prompt], [a, b], [said, undone])
+        with store.writer() as writer:
+            writer.connection.execute(tables.judgements.update().values(rater="somebody"))
+        assert [j.id for j in store.judgements()] == [said.id, undone.id]
+        assert list(store.pairs()) == []
+
+
 def test_adding_twice_adds_nothing(tmp_path: Path) -> None:
     prompt = asked("one")
     candidates, judgement = judged(prompt, "yes", "no")

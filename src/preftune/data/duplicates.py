@@ -16,8 +16,9 @@ import unicodedata
 from array import array
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
-from itertools import count
+from itertools import count, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ EXACT_WORDS = 2**21  # three numbers below this fit into 64 bits side by side
 MIXER = 0x9E3779B97F4A7C15  # an odd number; beyond that many different words a shingle is a 64-bit hash instead
 BUCKETS = 2**22
 BLOCK = 2**20
+DIGEST = 16  # bytes
 
 # A word; each character of a script that is written without spaces is one.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]+")
@@ -78,7 +80,7 @@ class NearDuplicates:
         self._numbers: defaultdict[str, int] = defaultdict(count(1).__next__)  # 0 stands for "no word here"
         self._words = array("i")
         self._ends = array("q", [0])
-        self._spoken: dict[bytes, int] = {}
+        self._spoken = bytearray()  # the digest of each prompt's conversation, one after the other
         self._goes_on: list[tuple[bytes, int]] = []
 
     def add(self, name: str, messages: Sequence[Message]) -> None:
@@ -90,48 +92,88 @@ class NearDuplicates:
         self._words.extend([0] * (SHINGLE_WORDS - len(words)))  # a shorter text is a single shingle
         self._ends.append(len(self._words))
         spoken = [message for message in messages if message.role != "system"]
-        digest, answered = hashlib.blake2b(digest_size=16), False
+        digest, answered = hashlib.blake2b(digest_size=DIGEST), False
         for turn, message in enumerate(spoken, 1):
             digest.update(f"{message.role}\0{len(message.content)}\0{message.content}".encode(errors="surrogatepass"))
             answered |= message.role == "assistant"
-            if turn == len(spoken):
-                self._spoken.setdefault(digest.digest(), place)
-            elif answered and message.role == "user":
+            if turn < len(spoken) and answered and message.role == "user":
                 self._goes_on.append((digest.digest(), place))
+        self._spoken += digest.digest()
 
     def groups(self, progress: Progress = Silent()) -> dict[str, str]:  # noqa: B008 - it holds nothing
         """Return for each name the first one of its group, in the order in which they were added."""
         if not self._names:
             return {}
         joined = _Joined(len(self._names))
-        for digest, place in self._goes_on:
-            if digest in self._spoken:
-                joined.join(self._spoken[digest], place)
+        self._join_those_that_go_on(joined)
         with progress.stage("near-duplicates", unit="twos of prompts compared") as task:
-            sets, places = self._shingle_sets(joined)
-            for a, b in _candidates(sets, joined, places):
-                if joined.root(places[a]) != joined.root(places[b]):
+            sets = self._shingle_sets(joined)
+            for a, b in _candidates(sets, joined):
+                if joined.root(sets.home[a]) != joined.root(sets.home[b]):
                     task.advance()
                     if _is_near(sets[a], sets[b]):
-                        joined.join(places[a], places[b])
+                        joined.join(sets.home[a], sets.home[b])
         return {name: self._names[joined.root(place)] for place, name in enumerate(self._names)}
 
-    def _shingle_sets(self, joined: _Joined) -> tuple[list[Numbers], list[int]]:
-        """Return the distinct sets of shingles, each sorted, and the place of the first prompt with each; others are joined to it."""
-        words, ends = np.frombuffer(self._words, np.int32), np.frombuffer(self._ends, np.int64)
-        shingles = shingle_numbers(words, len(self._numbers))
+    def _join_those_that_go_on(self, joined: _Joined) -> None:
+        wanted = {digest for digest, _ in self._goes_on}
         first: dict[bytes, int] = {}
-        sets: list[Numbers] = []
-        places: list[int] = []
-        for place in range(len(self._names)):
-            found = np.unique(shingles[ends[place] : ends[place + 1] - SHINGLE_WORDS + 1])
-            same = first.setdefault(hashlib.blake2b(found.tobytes(), digest_size=16).digest(), place)
-            if same == place:
-                sets.append(found)
-                places.append(place)
-            else:
-                joined.join(same, place)
-        return sets, places
+        for place in range(len(self._names) if wanted else 0):
+            digest = bytes(self._spoken[place * DIGEST : (place + 1) * DIGEST])
+            if digest in wanted:
+                first.setdefault(digest, place)
+        for digest, place in self._goes_on:
+            if digest in first:
+                joined.join(first[digest], place)
+
+    def _shingle_sets(self, joined: _Joined) -> _Sets:
+        """Return the distinct sets of shingles; prompts with the same set as an earlier one are joined to it."""
+        ends = np.frombuffer(self._ends, np.int64)
+        shingles = shingle_numbers(np.frombuffer(self._words, np.int32), len(self._numbers))
+        digests = bytearray()
+        sizes = np.empty(len(self._names), np.int64)
+        filled = 0
+        for place, (start, end) in enumerate(pairwise(ends.tolist())):
+            found = np.unique(shingles[start : end - SHINGLE_WORDS + 1])
+            shingles[filled : filled + len(found)] = found  # there is room, as no set is larger than its text
+            sizes[place] = len(found)
+            filled += len(found)
+            digests += hashlib.blake2b(found.tobytes(), digest_size=DIGEST).digest()
+        return _distinct(shingles[:filled], sizes, digests, joined)
+
+
+@dataclass(frozen=True)
+class _Sets:
+    """Sets of shingles, each sorted, one after the other in one array. home: the place of the first prompt with each."""
+
+    shingles: Numbers
+    starts: Places
+    sizes: Places
+    home: Places
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, place: int) -> Numbers:
+        start = self.starts[place]
+        return self.shingles[start : start + self.sizes[place]]
+
+
+def _distinct(shingles: Numbers, sizes: Places, digests: bytes | bytearray, joined: _Joined) -> _Sets:
+    """Return the sets without those that are the same as an earlier one, whose prompts are joined to that one's. sizes: of all."""
+    halves = np.frombuffer(digests, np.uint64).reshape(-1, 2)
+    order = np.lexsort((halves[:, 1], halves[:, 0]))  # stable, so that of equal ones the first comes first
+    again = np.zeros(len(order), np.bool_)
+    again[1:] = (halves[order[1:]] == halves[order[:-1]]).all(axis=1)
+    for one, other in zip(order[:-1][again[1:]].tolist(), order[1:][again[1:]].tolist(), strict=True):
+        joined.join(one, other)
+    home = np.sort(order[~again])
+    if again.any():
+        is_home = np.zeros(len(sizes), np.bool_)
+        is_home[home] = True
+        shingles = shingles[np.repeat(is_home, sizes)]
+    kept = sizes[home]
+    return _Sets(shingles, np.cumsum(kept) - kept, kept, home)
 
 
 def shingle_numbers(words: NDArray[np.int32], vocabulary: int) -> Numbers:
@@ -179,7 +221,7 @@ def _is_near(a: Numbers, b: Numbers) -> bool:
     return common * THRESHOLD.denominator >= (len(a) + len(b) - common) * THRESHOLD.numerator
 
 
-def _candidates(sets: Sequence[Numbers], joined: _Joined, places: Sequence[int]) -> Iterator[tuple[int, int]]:
+def _candidates(sets: _Sets, joined: _Joined) -> Iterator[tuple[int, int]]:
     """Yield each two places in `sets` whose sets may be alike; no two that are alike are missed, but those that are joined already.
 
     Two sets of similarity t or more share at least ⌈t · size⌉ elements of each. So, with all elements in one order, the first
@@ -188,17 +230,17 @@ def _candidates(sets: Sequence[Numbers], joined: _Joined, places: Sequence[int])
     of an element are counted by buckets.
     Source: Bayardo, Ma, Srikant 2007, "Scaling up all pairs similarity search" (prefix filtering); Xiao et al. 2008 (positions).
     """
-    sizes = np.array([len(found) for found in sets], np.int64)
-    rare, owners, positions = _prefixes(sets, sizes)
+    sizes = sets.sizes
+    lengths = sizes - -(-sizes * THRESHOLD.numerator // THRESHOLD.denominator) + 1  # rounded up, without the errors of floats
+    rare = _rarest(sets, lengths)
     order = np.argsort(rare, kind="stable")
-    rare, owners, positions = rare[order], owners[order], positions[order]
-    home = np.asarray(places, np.int64)
-    at = np.arange(len(rare))
-    step = 0
+    rare = rare[order]
+    owners = np.repeat(np.arange(len(sets), dtype=np.int32), lengths)[order]
+    order -= (np.cumsum(lengths) - lengths)[owners]
+    positions = order  # of each element in its set, rarest first
+    at = np.flatnonzero(rare[1:] == rare[:-1])
+    step = 1
     while len(at):
-        step += 1
-        at = at[at < len(rare) - step]
-        at = at[rare[at] == rare[at + step]]
         for start in range(0, len(at), BLOCK):
             one, other = at[start : start + BLOCK], at[start : start + BLOCK] + step
             a, b = owners[one], owners[other]
@@ -206,23 +248,28 @@ def _candidates(sets: Sequence[Numbers], joined: _Joined, places: Sequence[int])
             most = np.minimum(sizes[a] - positions[one], sizes[b] - positions[other])
             may = most * (THRESHOLD.numerator + THRESHOLD.denominator) >= THRESHOLD.numerator * (sizes[a] + sizes[b])
             a, b = a[may], b[may]
-            apart = joined.roots(home[a]) != joined.roots(home[b])
+            apart = joined.roots(sets.home[a]) != joined.roots(sets.home[b])
             yield from zip(a[apart].tolist(), b[apart].tolist(), strict=True)
+        step += 1
+        at = at[at < len(rare) - step]
+        at = at[rare[at] == rare[at + step]]
 
 
-def _prefixes(sets: Sequence[Numbers], sizes: Places) -> tuple[Numbers, Places, Places]:
-    """Return the rarest elements of each set, whose they are, and the place of each in its set, rarest first."""
-    holders = np.zeros(BUCKETS, np.int64)
-    for found in sets:
-        np.add.at(holders, _buckets(found), 1)
-    lengths = sizes - -(-sizes * THRESHOLD.numerator // THRESHOLD.denominator) + 1  # rounded up, without the errors of floats
+def _rarest(sets: _Sets, lengths: Places) -> Numbers:
+    """Return the rarest elements of each set, rarest first, one set after the other. lengths: how many of each."""
+    holders = np.zeros(BUCKETS, np.int32)
+    for start in range(0, len(sets.shingles), BLOCK):
+        np.add.at(holders, _buckets(sets.shingles[start : start + BLOCK]), 1)
     rare = np.empty(lengths.sum(), np.uint64)
-    end = 0
-    for found, length in zip(sets, lengths.tolist(), strict=True):
-        rare[end : end + length] = found[np.lexsort((found, holders[_buckets(found)]))[:length]]
-        end += length
-    starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return rare, np.repeat(np.arange(len(sets)), lengths), np.arange(end) - starts
+    held, held_from, held_to, filled = holders[:0], 0, 0, 0  # how many hold each element of a block, which is looked up at once
+    for start, size, length in zip(sets.starts.tolist(), sets.sizes.tolist(), lengths.tolist(), strict=True):
+        if start + size > held_to:
+            held_from, held_to = start, start + max(size, BLOCK)
+            held = holders[_buckets(sets.shingles[held_from:held_to])]
+        order = held[start - held_from : start - held_from + size].argsort(kind="stable")[:length]
+        rare[filled : filled + length] = sets.shingles[start : start + size][order]
+        filled += length
+    return rare
 
 
 def _buckets(shingles: Numbers) -> NDArray[np.intp]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -126,12 +126,15 @@ def write_contents(
         if not of_kind(filters, prompt):
             counts.others["prompts of another kind"] += 1
             continue
+        if not _is_text(prompt):
+            counts.others["prompts with half of a surrogate pair"] += 1
+            continue
         if not limit.fits(prompt.messages):
             counts.others["prompts too long"] += 1
             continue
         kept = kept_judgements(found.judgements, why, counts.judgements)
         undone = len(found.judgements) - len(standing(found.judgements))
-        counts.votes += replace(count_votes(kept), judgements=len(kept) + undone, superseded=undone)
+        counts.votes += count_votes(kept) if not undone else count_votes(kept) + Votes(judgements=undone, superseded=undone)
         preferences = aggregation.prefer(kept)
         parts: dict[str, Sequence[Record]] = {
             "pairs": _pairs(found, kept, preferences, filters, limit, counts),
@@ -148,6 +151,16 @@ def write_contents(
                 for record in records:
                     writer.add(part, record)
     return counts
+
+
+def _is_text(prompt: Prompt) -> bool:
+    # No database takes half of a surrogate pair in a text, but in JSON, where it is written out, it does: that is how messages are kept.
+    try:
+        for message in prompt.messages:
+            message.content.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _pairs(

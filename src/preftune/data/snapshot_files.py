@@ -92,7 +92,7 @@ class PartsWriter:
 
     def add(self, part: str, record: Record) -> None:
         """Add one record to a part."""
-        self._parts[part].add(record.model_dump())
+        self._parts[part].add(record)
 
     def __enter__(self) -> Self:
         return self
@@ -106,19 +106,34 @@ class PartsWriter:
 
 
 class _Part:
-    """One part in the making: rows waiting for their row group, and the open shard."""
+    """One part in the making: rows waiting for their row group, by column, and the open shard."""
 
     def __init__(self, folder: Path, name: str, schema: pa.Schema, files: dict[str, int]) -> None:
         self._folder, self._name, self._schema, self._files = folder, name, schema, files
-        self._waiting: list[dict[str, Any]] = []
-        self._waiting_bytes = self._shard_bytes = self._shards = 0
+        self._texts = [column for column in ("chosen", "rejected", "completion", "check") if column in schema.names]
+        self._columns: dict[str, list[Any]] = {column: [] for column in schema.names}
+        self._waiting = self._waiting_bytes = self._shard_bytes = self._shards = 0
+        self._messages: tuple[tuple[Message, ...], tuple[tuple[str, str], ...], int] | None = None
         self._writer: pq.ParquetWriter | None = None
 
-    def add(self, row: dict[str, Any]) -> None:
-        self._waiting.append(row)
-        self._waiting_bytes += _text_size(row)
-        if len(self._waiting) >= GROUP_ROWS or self._waiting_bytes >= GROUP_BYTES:
+    def add(self, record: Record) -> None:
+        values = record.__dict__
+        for name, column in self._columns.items():
+            column.append(values[name])
+        messages, size = self._plain(values["messages"])
+        self._columns["messages"][-1] = messages
+        self._waiting += 1
+        # About, in characters: what is long in a record are its texts.
+        texts = sum([len(values[name]) for name in self._texts]) + sum(map(len, values.get("completions", ())))
+        self._waiting_bytes += 8 + size + texts
+        if self._waiting >= GROUP_ROWS or self._waiting_bytes >= GROUP_BYTES:
             self._flush()
+
+    def _plain(self, messages: tuple[Message, ...]) -> tuple[tuple[tuple[str, str], ...], int]:
+        # As Arrow takes them, and how many characters they have; the rows of one prompt come one after the other and hold the same.
+        if self._messages is None or self._messages[0] is not messages:
+            self._messages = (messages, tuple((m.role, m.content) for m in messages), sum(len(m.content) for m in messages))
+        return self._messages[1:]
 
     def close(self) -> None:
         if self._waiting or not self._shards:  # a part without rows has one empty file: so none is forgotten
@@ -139,10 +154,13 @@ class _Part:
                 self._writer = pq.ParquetWriter(self._path, self._schema, compression="zstd", write_statistics=False)
         with disk_errors(self._path):
             if self._waiting:
-                self._writer.write_table(pa.Table.from_pylist(self._waiting, schema=self._schema))
-        self._files[self._path.name] += len(self._waiting)
+                arrays = [pa.array(self._columns[field.name], field.type) for field in self._schema]
+                self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
+        self._files[self._path.name] += self._waiting
         self._shard_bytes += self._waiting_bytes
-        self._waiting, self._waiting_bytes = [], 0
+        self._waiting = self._waiting_bytes = 0
+        for column in self._columns.values():
+            column.clear()
         if self._files[self._path.name] >= SHARD_ROWS or self._shard_bytes >= SHARD_BYTES:
             self._close_shard()
 
@@ -286,9 +304,3 @@ def _lines(path: Path) -> Iterator[str]:
             yield from file
     except FileNotFoundError:
         raise PreftuneError("a file of the snapshot is missing", str(path), AGAIN) from None
-
-
-def _text_size(row: dict[str, Any]) -> int:
-    # About, in characters: what is long in a record are its texts.
-    texts = sum(len(row[name]) for name in ("chosen", "rejected", "completion", "check") if name in row)
-    return 8 + texts + sum(map(len, row.get("completions", ()))) + sum(len(message["content"]) for message in row["messages"])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from operator import add
 
 from preftune.records import Judgement, pairs_of, standing
 
@@ -29,7 +30,7 @@ class Votes:
     agreeing: int = 0
 
     def __add__(self, other: Votes) -> Votes:
-        return Votes(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+        return Votes(*map(add, vars(self).values(), vars(other).values()))
 
 
 def count_votes(judgements: Sequence[Judgement]) -> Votes:
@@ -37,14 +38,21 @@ def count_votes(judgements: Sequence[Judgement]) -> Votes:
     valid = standing(judgements)
     if len(judgements) == 1 and len(valid[0].ranking) == 2 == sum(map(len, valid[0].ranking)):
         return Votes(judgements=1, compared=1)  # what most prompts of a large set have
-    strict = Counter(two for judgement in valid for two in pairs_of(judgement))
-    tied = {(a, b) for j in valid for tier in j.ranking for a in tier for b in tier if a < b}
-    compared = {(min(two), max(two)) for two in strict} | tied
-    for_each = [(strict[a, b], strict[b, a]) for a, b in compared]
+    words: dict[tuple[str, str], list[int]] = {}  # of each two in the order of their ids: how many prefer the first, the second
+    for judgement in valid:
+        for better, worse in pairs_of(judgement):
+            if better < worse:
+                words.setdefault((better, worse), [0, 0])[0] += 1
+            else:
+                words.setdefault((worse, better), [0, 0])[1] += 1
+        for tier in judgement.ranking:
+            for two in combinations(sorted(tier), 2):
+                words.setdefault(two, [0, 0])
+    for_each = words.values()
     return Votes(
         judgements=len(judgements),
         superseded=len(judgements) - len(valid),
-        compared=len(compared),
+        compared=len(words),
         ties=sum(a == b == 0 for a, b in for_each),
         even_splits=sum(a == b > 0 for a, b in for_each),
         contradictions=sum(a > 0 and b > 0 for a, b in for_each),
