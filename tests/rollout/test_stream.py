@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from preftune.errors import ConfigError, DataError
 from preftune.models.load import load_causal_lm
-from preftune.rollout.stream import CHUNK_TOKENS, PASS_TOKENS, Batcher, _chunks, closed_up, token_bytes
+from preftune.rollout.prefill import CHUNK_TOKENS, PASS_TOKENS, _chunks, prefill
+from preftune.rollout.stream import Batcher, closed_up, token_bytes
 
 CPU = torch.device("cpu")
 NEVER = frozenset({-1})
@@ -194,3 +195,39 @@ def test_prompts_are_cut_into_passes_that_compute_the_least_for_nothing(lengths)
         every.append([lengths[a:b] for a, b in pairwise(places) if a < b])
     allowed = [way for way in every if all(len(part) == 1 or part[-1] * len(part) <= CHUNK_TOKENS for part in way)]
     assert cost(found) == min(map(cost, allowed))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2"])
+@pytest.mark.parametrize("shared", [0, 40])
+def test_prompts_that_are_computed_together_have_the_keys_values_and_states_that_each_has_alone(tiny_folder, family, shared):
+    model = load_causal_lm(tiny_folder(family), device=CPU)
+    prompts = [ids(shared, 0) + ids(length, length) for length in (9, 2, 30, 1)]
+    for prompt, found in zip(prompts, prefill(model, prompts, 0), strict=True):
+        with torch.no_grad():
+            out = model.base_model(input_ids=torch.tensor([prompt]), use_cache=True)
+        assert found.tokens == len(prompt)
+        torch.testing.assert_close(found.hidden, out.last_hidden_state[0, -1], atol=1e-5, rtol=1e-4)
+        for layer, keys, values in zip(out.past_key_values.layers, found.keys, found.values, strict=True):
+            torch.testing.assert_close(keys, layer.keys[0], atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(values, layer.values[0], atol=1e-5, rtol=1e-4)
+
+
+def test_prompts_that_share_nothing_are_one_pass_without_padding_where_rows_may_lie_one_after_the_other(llama, monkeypatch):
+    fed = []
+    inner = llama.model.forward
+
+    @functools.wraps(inner)
+    def counting(*args, input_ids, **kwargs):
+        fed.append(input_ids.shape[1])
+        return inner(*args, input_ids=input_ids, **kwargs)
+
+    monkeypatch.setattr(llama.model, "forward", counting)
+    prefill(llama, [ids(length, length) for length in (9, 2, 30)], 0)
+    assert fed == [41]
+    fed.clear()
+    begun = ids(40, 0)
+    prefill(llama, [begun + ids(length, length) for length in (9, 2, 30)], 0)
+    assert fed == [40 + 41]
+    fed.clear()
+    prefill(llama, [ids(400, seed) for seed in range(5)], 0)
+    assert fed == [800, 800, 400]

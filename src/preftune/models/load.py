@@ -304,7 +304,13 @@ def _last_states(backbone: Any, **inputs: Any) -> Tensor:
 
 
 def _without_padding(model: nn.Module, backbone: Any, batch: TokenBatch) -> Tensor:
-    # The beginning and then all rows, one after the other in one row: what is padding is not computed. Its hidden states are 0.
+    rows, places = batch.attention_mask.nonzero(as_tuple=True)
+    found = _row_after_row(model, backbone, batch, use_cache=False)[len(batch.beginning) :]
+    return found.new_zeros(*batch.ids.shape, found.shape[-1]).index_put((rows, places), found)
+
+
+def _row_after_row(model: nn.Module, backbone: Any, batch: TokenBatch, **cache: Any) -> Tensor:
+    """Return the hidden states [P + N, H] of the beginning and then of all rows, one after the other: what is padding is not computed."""
     begun, rows, places = len(batch.beginning), *batch.attention_mask.nonzero(as_tuple=True)
     beginning = torch.tensor(batch.beginning, dtype=torch.long, device=batch.ids.device)
     ends = (begun + batch.attention_mask.sum(1).cumsum(0)).tolist()
@@ -314,10 +320,19 @@ def _without_padding(model: nn.Module, backbone: Any, batch: TokenBatch) -> Tens
         attention_mask=_masks(unwrap(model), batch.packed_mask),
         position_ids=torch.cat([torch.arange(begun), batch.position_ids[rows, places]])[None],
         spans=[(0, begun, 0)] * bool(begun) + [(start, stop, begun) for start, stop in pairwise([begun, *ends])],
-        use_cache=False,
+        **cache,
     )
-    found = states[0, begun:]
-    return found.new_zeros(*batch.ids.shape, found.shape[-1]).index_put((rows, places), found)
+    return states[0]
+
+
+def read_rows(model: nn.Module, batch: TokenBatch) -> tuple[Tensor, DynamicCache]:
+    """Return (hidden states [P + N, H], keys and values of as many tokens) of the beginning and then all rows, one after the other.
+
+    model: one whose layers all take spans (see `takes_spans`).
+    """
+    backbone: Any = unwrap(model).base_model
+    cache = DynamicCache()
+    return _row_after_row(model, backbone, batch, **cache_arguments(backbone, cache)), cache
 
 
 def after_beginning(model: nn.Module, beginning: Sequence[int], rows: int) -> dict[str, Any]:

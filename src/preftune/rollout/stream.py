@@ -14,21 +14,18 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import DynamicCache
 
-from preftune.data.batches import shared_beginning
 from preftune.errors import ConfigError, DataError
 from preftune.models.attention import parts_of
 from preftune.models.decode import Decoder, packed_bytes
-from preftune.models.load import after_beginning, cache_arguments, device_of, max_context, output_head, unwrap
+from preftune.models.load import cache_arguments, device_of, max_context, output_head, unwrap
 from preftune.rollout.cache import Prefilled, RunningCache
 from preftune.rollout.draw import draw, likeliest, uniforms
+from preftune.rollout.prefill import prefill
 
 CACHE_BYTES = 3 << 29  # 1.5 GiB: what an evaluation on 2 cores can spare beside a small model
 FEWEST_ROWS, MOST_ROWS = 8, 128
 PREFILL_TOKENS = 4096  # of new prompts in one step, so that those who run need not wait long
-PASS_TOKENS = 64  # what a forward pass costs by itself, in tokens: the weights are read once
-CHUNK_TOKENS = 1024  # of prompts in one forward pass: longer ones are no faster, and hold more activations
 
 
 class Drawn(NamedTuple):
@@ -271,58 +268,6 @@ def token_bytes(model: nn.Module) -> int:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = heads * (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
     return int(2 * config.num_hidden_layers * width * whole.dtype.itemsize)
-
-
-@torch.no_grad()
-def prefill(model: nn.Module, prompts: Sequence[Sequence[int]], pad_id: int) -> list[Prefilled]:
-    """Return each prompt's keys, values and last hidden state.
-
-    What all prompts begin with is computed apart, and prompts of like length go together, so that little is computed for nothing.
-    """
-    if not prompts:
-        return []
-    begun = shared_beginning(prompts)
-    order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
-    found: dict[int, Prefilled] = {}
-    for chunk in _chunks([len(prompts[place]) - begun for place in order]):
-        places = order[chunk]
-        found |= zip(places, _prefill_chunk(model, [prompts[place] for place in places], begun, pad_id), strict=True)
-    return [found[place] for place in range(len(prompts))]
-
-
-def _chunks(lengths: Sequence[int]) -> list[slice]:
-    """Return how rising lengths are best cut into passes, each padded to its longest: the least tokens, a further pass counted as some."""
-    cost, cut = [0], [0]
-    for stop in range(1, len(lengths) + 1):
-        starts = [start for start in range(stop) if stop - start == 1 or lengths[stop - 1] * (stop - start) <= CHUNK_TOKENS]
-        costs = [cost[start] + lengths[stop - 1] * (stop - start) + PASS_TOKENS for start in starts]
-        cost.append(min(costs))
-        cut.append(starts[costs.index(min(costs))])
-    chunks, stop = [], len(lengths)
-    while stop:
-        chunks.append(slice(cut[stop], stop))
-        stop = cut[stop]
-    return chunks[::-1]
-
-
-def _prefill_chunk(model: nn.Module, prompts: Sequence[Sequence[int]], begun: int, pad_id: int) -> list[Prefilled]:
-    backbone: Any = unwrap(model).base_model
-    device = device_of(model)
-    width = max(map(len, prompts)) - begun
-    # Padded on the right: a causal model never looks there, so no mask is needed.
-    ids = torch.tensor([[*prompt[begun:], *[pad_id] * (width + begun - len(prompt))] for prompt in prompts], device=device)
-    arguments = after_beginning(model, prompts[0][:begun], len(prompts)) if begun else cache_arguments(backbone, DynamicCache())
-    positions = torch.arange(begun, begun + width, device=device).expand(len(prompts), -1)
-    out = backbone(input_ids=ids, position_ids=positions, **arguments)
-    cache = next(value for value in arguments.values() if isinstance(value, DynamicCache))
-    return [
-        Prefilled(
-            [layer.keys[row, :, : len(prompt)] for layer in cache.layers],
-            [layer.values[row, :, : len(prompt)] for layer in cache.layers],
-            out.last_hidden_state[row, len(prompt) - 1 - begun],
-        )
-        for row, prompt in enumerate(prompts)
-    ]
 
 
 def closed_up(count: int, ended: Sequence[int]) -> tuple[list[int], list[tuple[int, int]]]:
