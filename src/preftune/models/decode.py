@@ -1,8 +1,8 @@
 """A token more for every row at once, for layers built as Llama's: what `lean` is for training, for decoding (float32 on a CPU).
 
-With few rows a step waits for the weights, and then for the many small operations around each product. So the layers that read the
-same input are one product, an adapter's first matrices ride along in it, and the weights lie as oneDNN reads them. That is a copy of the
-weights, made anew for each sampling and let go after it: those of the model are never touched.
+With few rows a step waits for the weights, and then for the many small operations around each product. So queries, keys and values are
+one product, an adapter and the gains of the norms are in the weights, activations and sums in the products, and the weights lie as oneDNN
+reads them. That is a copy of the weights, made anew for each sampling and let go after it: those of the model are never touched.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Decoder:
         self._words, self._rotary, self._norm = words.weight, backbone.rotary_emb, backbone.norm
         self._layers = [_Layer(layer, linears_of(layer, words.weight, {}) or []) for layer in backbone.layers]
         self._head = output_head(model)
-        self._scores = _Products(Linear(self._head.weight, self._head.bias))
+        self._scores = _Product(Linear(self._head.weight, self._head.bias))
 
     @torch.no_grad()
     def read(self, tokens: Tensor, positions: Tensor, cache: Any, parts: Sequence[Part]) -> Tensor:
@@ -49,7 +49,7 @@ class Decoder:
         cos, sin = self._rotary(x[:, None], position_ids=positions[:, None])
         for place, layer in enumerate(self._layers):
             x = layer.read(x, cos, sin, cache.layers[place], parts)
-        return _normed(x, self._norm)
+        return nn.functional.rms_norm(x, x.shape[-1:], self._norm.weight, self._norm.variance_epsilon)
 
     @torch.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
@@ -86,72 +86,87 @@ def _sees_all(config: Any) -> bool:
 class _Layer:
     def __init__(self, layer: Any, linears: Sequence[Linear]) -> None:
         q, k, v, o, gate, up, down = linears
-        self._attention, self._norms = layer.self_attn, (layer.input_layernorm, layer.post_attention_layernorm)
+        self._attention, self._norms = layer.self_attn, [_Norm(norm) for norm in (layer.input_layernorm, layer.post_attention_layernorm)]
         self._heads, self._fewer = (len(linear.weight) // layer.self_attn.head_dim for linear in (q, k))
-        self._qkv, self._o, self._gates, self._down = _Products(q, k, v), _Products(o), _Products(gate, up), _Products(down)
+        first, second = (norm.gain for norm in self._norms)
+        self._qkv, self._o = _Product(q, k, v, gain=first), _Product(o)
+        self._gate, self._up, self._down = _Product(gate, gain=second), _Product(up, gain=second), _Product(down)
 
     def read(self, x: Tensor, cos: Tensor, sin: Tensor, room: Any, parts: Sequence[Part]) -> Tensor:
         attention, heads, fewer = self._attention, self._heads, self._fewer
-        found = self._qkv(_normed(x, self._norms[0])).unflatten(1, (-1, attention.head_dim))[:, None]  # [R, 1, heads, D]
+        found = self._qkv(self._norms[0](x)).unflatten(1, (-1, attention.head_dim))[:, None]  # [R, 1, heads, D]
         pair = found[:, :, : heads + fewer]
         if hasattr(attention, "q_norm"):  # Qwen 3's
             pair = torch.cat([attention.q_norm(pair[:, :, :heads]), attention.k_norm(pair[:, :, heads:])], dim=2)
         pair = turned(pair, cos, sin, 1.0)
         keys, values = room.update(pair[:, :, heads:].transpose(1, 2), found[:, :, heads + fewer :].transpose(1, 2))
         attended = attend_once(pair[:, 0, :heads], keys, values, parts, attention.scaling)
-        x = x + self._o(attended.flatten(1))
-        gates = self._gates(_normed(x, self._norms[1]))
-        gate, up = gates.chunk(2, dim=1)
-        return x.add_(self._down(nn.functional.silu(gate).mul_(up)))
+        x = self._o.added(attended.flatten(1), x)
+        unit = self._norms[1](x)
+        return self._down.added(self._up.times(unit, self._gate.silu(unit)), x)
 
 
-def _normed(x: Tensor, norm: Any) -> Tensor:
-    return nn.functional.rms_norm(x, x.shape[-1:], norm.weight, norm.variance_epsilon)
+class _Norm:
+    """x / √(mean x² + eps) · gain (Zhang & Sennrich 1910.07467) in two parts: x / √(Σ x² + H eps), and √H · gain, for the weights."""
+
+    def __init__(self, norm: Any) -> None:
+        width = norm.weight.shape[0]
+        self.gain = norm.weight * width**0.5
+        self._least = norm.weight.new_full((1, 1), (width * norm.variance_epsilon) ** 0.5)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self._least)
 
 
-class _Products:
+class _Product:
     """Linear layers of one input as one product: x [R, in] → what they give, side by side [R, out].
 
-    The rows of an adapter's A lie below the weights, so that x Aᵀ comes with x Wᵀ; its Bs stand in a matrix of their own, each below the
-    columns of its layer.
+    An adapter is added into the weights, and so is `gain` [in], by which the layers' input is to be multiplied.
     """
 
-    def __init__(self, *linears: Linear) -> None:
-        lows = [linear for linear in linears if linear.a is not None]
-        weight = torch.cat([linear.weight for linear in linears] + [low.a for low in lows if low.a is not None])
-        self._out, self._inner = sum(len(linear.weight) for linear in linears), weight.shape[1]
+    def __init__(self, *linears: Linear, gain: Tensor | None = None) -> None:
+        weight = linears[0].weight.new_empty(sum(len(linear.weight) for linear in linears), linears[0].weight.shape[1])
+        for part, linear in zip(weight.split([len(linear.weight) for linear in linears]), linears, strict=True):
+            part.copy_(linear.weight)
+            if linear.a is not None and linear.b is not None:
+                part.addmm_(linear.b, linear.a, alpha=linear.scaling)
+        if gain is not None:
+            weight *= gain
         self._bias: Tensor | None = None
         if any(linear.bias is not None for linear in linears):
-            parts = [weight.new_zeros(len(linear.weight)) if linear.bias is None else linear.bias for linear in linears]
-            self._bias = torch.cat([*parts, weight.new_zeros(len(weight) - self._out)])
-        self._updates = _block_diagonal(linears, self._out) if lows else None
+            self._bias = torch.cat([weight.new_zeros(len(each.weight)) if each.bias is None else each.bias for each in linears])
         self._packed = packing_works()
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS) if self._packed else weight
 
     def __call__(self, x: Tensor) -> Tensor:
-        found = _packed_product(x, self._weight, self._bias) if self._packed else nn.functional.linear(x, self._weight, self._bias)
-        if self._updates is None:
-            return found
-        return found[:, : self._out].addmm_(found[:, self._out :], self._updates)
+        return _packed_product(x, self._weight, self._bias) if self._packed else self._plain(x)
 
+    def silu(self, x: Tensor) -> Tensor:
+        """Return silu of what it gives (Elfwing et al. 1702.03118)."""
+        return _packed_product(x, self._weight, self._bias, "swish") if self._packed else nn.functional.silu(self._plain(x))
 
-def _block_diagonal(linears: Sequence[Linear], width: int) -> Tensor:
-    """Return scaling · Bᵀ of each layer, in rows of its own and the columns of its layer: float [all ranks, width]."""
-    ranks = [0 if linear.a is None else len(linear.a) for linear in linears]
-    found = linears[0].weight.new_zeros(sum(ranks), width)
-    row = column = 0
-    for linear, rank in zip(linears, ranks, strict=True):
-        if linear.b is not None:
-            torch.mul(linear.b.t(), linear.scaling, out=found[row : row + rank, column : column + len(linear.weight)])
-        row, column = row + rank, column + len(linear.weight)
-    return found
+    def times(self, x: Tensor, other: Tensor) -> Tensor:
+        """Return what it gives times `other` [R, out]."""
+        return _packed_and(x, other, self._weight, self._bias, "mul") if self._packed else self._plain(x).mul_(other)
+
+    def added(self, x: Tensor, other: Tensor) -> Tensor:
+        """Return what it gives plus `other` [R, out]."""
+        return _packed_and(x, other, self._weight, self._bias, "add") if self._packed else self._plain(x).add_(other)
+
+    def _plain(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self._weight, self._bias)
 
 
 ROWS = 8  # for which the weights are laid out; any number may come
 
 
-def _packed_product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+def _packed_product(x: Tensor, packed: Tensor, bias: Tensor | None, then: str = "none") -> Tensor:
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, then, [], "")
+    return found
+
+
+def _packed_and(x: Tensor, other: Tensor, packed: Tensor, bias: Tensor | None, what: str) -> Tensor:
+    found: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, packed, bias, what)
     return found
 
 
@@ -160,9 +175,13 @@ def packing_works() -> bool:
     """Say whether this build of torch lays weights out for oneDNN and multiplies by them, as its own compiler does with frozen ones."""
     if not torch.backends.mkldnn.is_available():
         return False
-    x, weight = torch.ones(3, 16), torch.arange(64.0).view(4, 16)
+    x, weight = torch.ones(3, 16), torch.arange(64.0).view(4, 16) / 64
+    plain = nn.functional.linear(x, weight)
     try:
-        found = _packed_product(x, torch.ops.mkldnn._reorder_linear_weight(weight, ROWS), None)
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+        found = [_packed_product(x, packed, None), _packed_product(x, packed, None, "swish")]
+        found += [_packed_and(x, plain, packed, None, what) for what in ("mul", "add")]
     except (AttributeError, RuntimeError, TypeError):  # another version of torch, or another processor
         return False
-    return torch.equal(found, nn.functional.linear(x, weight))
+    expected = [plain, nn.functional.silu(plain), plain * plain, plain + plain]
+    return all(torch.allclose(one, other) for one, other in zip(found, expected, strict=True))
