@@ -24,6 +24,7 @@ from preftune.data.store import Store
 from preftune.errors import PreftuneError
 from preftune.web import auth, guide, keys, live, login, owner, rank, words
 from preftune.web.assign import BadAnswer, Conflict, NotYours
+from preftune.web.contested import Contested
 from preftune.web.settings import LabelSettings
 from preftune.web.site import PageError, error_response, guard
 
@@ -57,6 +58,7 @@ def create_app(store: Store, settings: LabelSettings, *, secret: bytes | None = 
     app.state.secret = secret or secrets.token_bytes(32)
     app.state.templates = _templates()
     app.state.live = live.Runs()
+    app.state.contested = Contested(store)
     for router in (login.router, rank.router, guide.router, live.router, owner.router):
         app.include_router(router)
     app.add_api_route("/healthz", _healthz, methods=["GET"])

@@ -16,7 +16,7 @@ from preftune.web import items
 from preftune.web.assign import BARRED
 from preftune.web.items import MAX_PRIORITY
 from preftune.web.next_items import MOST, ask_next, last_draw
-from preftune.web.owner_parts import PAGE, number_in, owner_page, prompts_by_id
+from preftune.web.owner_parts import PAGE, kinds_of_prompts, number_in, owner_page, prompts_by_id
 from preftune.web.rank import naming_words
 from preftune.web.site import Form, Owner, PageError, go, settings_of, store_of
 
@@ -120,9 +120,6 @@ def list_items(request: Request, state: str = "all", kind: str = "", text: str =
         raise PageError(422, f"{state[:20]!r} is not one of {', '.join(STATES)}")
     store, number = store_of(request), number_in(page, 1, 10**6, "The page")
     rows, total = item_rows(store, state, kind, text, number, settings_of(request).identity_words)
-    kind_column = tables.prompts.c.kind
-    with store.reading() as connection:
-        kinds = connection.execute(select(kind_column).where(kind_column != "").distinct().order_by(kind_column).limit(200)).scalars().all()
     return owner_page(
         request,
         "items.html",
@@ -131,7 +128,7 @@ def list_items(request: Request, state: str = "all", kind: str = "", text: str =
         state=state,
         states=STATES,
         kind=kind,
-        kinds=kinds,
+        kinds=kinds_of_prompts(store),
         text=text,
         number=number,
         page_count=max(1, -(-total // PAGE)),

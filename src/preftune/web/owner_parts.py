@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,6 +32,7 @@ MENU = (
     ("/owner/settings", "Settings"),
 )
 PAGE = 50  # rows of a list
+KINDS = 200  # in a list to choose from
 
 
 def owner_page(request: Request, template: str, status: int = 200, **context: Any) -> HTMLResponse:
@@ -46,6 +47,13 @@ def number_in(text: str, least: int, most: int, what: str) -> int:
     if not (digits.isascii() and digits.isdigit() and len(digits) < 10) or not least <= int(text) <= most:
         raise PageError(422, f"{what} is {text[:20]!r}, which is not a whole number from {least:,} to {most:,}", "Go back and change it.")
     return int(text)
+
+
+def kinds_of_prompts(store: Store) -> Sequence[str]:
+    """Return the kinds of prompts in the store, to choose from."""
+    kind = tables.prompts.c.kind
+    with store.reading() as connection:
+        return connection.execute(select(kind).where(kind != "").distinct().order_by(kind).limit(KINDS)).scalars().all()
 
 
 def load_prompt(store: Store, prompt_id: str) -> tuple[Prompt, list[Candidate], list[Judgement]]:

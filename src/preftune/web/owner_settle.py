@@ -10,15 +10,16 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from sqlalchemy import Connection, func, select
+from sqlalchemy import select
 
 from preftune.data import tables
-from preftune.data.store import CHUNK, Store, judgement_from_row, prompt_from_row
-from preftune.records import CHECKS, SETTLED, Candidate, Judgement, is_settled, standing
+from preftune.data.store import Store, judgement_from_row
+from preftune.records import SETTLED, Candidate, Judgement, is_settled, standing
 from preftune.web import audit, render
 from preftune.web.answers import MAX_RATIONALE
-from preftune.web.disputes import MAX_RANKED, Dispute, contests, dispute_of, in_letters, last_words, letters_of, ranking_from_places
-from preftune.web.owner_parts import PAGE, load_prompt, number_in, owner_page
+from preftune.web.contested import Contested, disputes_of
+from preftune.web.disputes import MAX_RANKED, contests, in_letters, last_words, letters_of, ranking_from_places
+from preftune.web.owner_parts import PAGE, kinds_of_prompts, load_prompt, number_in, owner_page
 from preftune.web.rank import naming_words
 from preftune.web.site import Form, Owner, PageError, go, settings_of, store_of
 
@@ -26,54 +27,32 @@ router = APIRouter()
 SHOWN = ("open", "settled", "all")
 
 
-def disputes(store: Store) -> list[Dispute]:
-    """Return what raters differ on, open ones first, then the opposed before those against a tie, then the most even."""
-    judgements = tables.judgements.c
-    several = (
-        select(judgements.prompt_id)
-        .where(judgements.picked_by.not_in(CHECKS), judgements.rater.not_like(f"{SETTLED}%"))
-        .group_by(judgements.prompt_id)
-        .having(func.count(judgements.rater.distinct()) > 1)
-        .order_by(judgements.prompt_id)
-    )
-    with store.frozen(), store.reading() as connection:
-        ids = connection.execute(several).scalars().all()
-        found = [dispute for start in range(0, len(ids), CHUNK) for dispute in _disputes_of(connection, ids[start : start + CHUNK])]
-    worst = {dispute.prompt.id: dispute.contests[0] for dispute in found}
-    return sorted(found, key=lambda d: (not d.is_open, not worst[d.prompt.id].is_opposed, -worst[d.prompt.id].split, d.prompt.id))
-
-
-def _disputes_of(connection: Connection, ids: Sequence[str]) -> list[Dispute]:
-    prompts, judgements = tables.prompts, tables.judgements
-    said: dict[str, list[Judgement]] = {}
-    for row in connection.execute(select(judgements).where(judgements.c.prompt_id.in_(ids)).order_by(judgements.c.number)):
-        said.setdefault(row.prompt_id, []).append(judgement_from_row(row))
-    rows = connection.execute(select(prompts).where(prompts.c.id.in_(ids)))
-    found = (dispute_of(prompt_from_row(row), said[row.id]) for row in rows)
-    return [dispute for dispute in found if dispute is not None]
-
-
 @router.get("/disagreements")
 def disagreements(request: Request, show: str = "open", kind: str = "", page: str = "1") -> Response:
     """List what raters differ on."""
     if show not in SHOWN:
         raise PageError(422, f"{show[:20]!r} is not one of {', '.join(SHOWN)}")
-    number = number_in(page, 1, 10**6, "The page")
-    every = disputes(store_of(request))
-    rows = [d for d in every if show == "all" or d.is_open == (show == "open")]
-    rows = [d for d in rows if not kind or d.prompt.kind == kind]
+    number, store = number_in(page, 1, 10**6, "The page"), store_of(request)
+    contested: Contested = request.app.state.contested
+    every = contested.marked()
+    ids = [prompt_id for prompt_id, is_open in every if show == "all" or is_open == (show == "open")]
+    with store.frozen(), store.reading() as connection:
+        if kind:
+            of_kind = set(connection.execute(select(tables.prompts.c.id).where(tables.prompts.c.kind == kind)).scalars())
+            ids = [prompt_id for prompt_id in ids if prompt_id in of_kind]
+        rows = list(disputes_of(connection, ids[(number - 1) * PAGE : number * PAGE]))
     return owner_page(
         request,
         "disagreements.html",
-        rows=rows[(number - 1) * PAGE : number * PAGE],
-        total=len(rows),
-        num_open=sum(d.is_open for d in every),
+        rows=rows,
+        total=len(ids),
+        num_open=sum(is_open for _, is_open in every),
         num_all=len(every),
-        kinds=sorted({d.prompt.kind for d in every if d.prompt.kind}),
+        kinds=kinds_of_prompts(store),
         kind=kind,
         show=show,
         number=number,
-        page_count=max(1, -(-len(rows) // PAGE)),
+        page_count=max(1, -(-len(ids) // PAGE)),
     )
 
 
