@@ -12,7 +12,7 @@ from preftune._cli_output import print_result
 
 def report(
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="A run, a report, a project, or the folder that the demo has left.")
+        Path, typer.Argument(metavar="PATH", help="A run, a report, a release, a project, or what the demo has left.")
     ] = Path(),
     other: Annotated[Path | None, typer.Argument(metavar="OTHER", help="Another, to set beside it.", show_default=False)] = None,
     out: Annotated[

@@ -52,6 +52,7 @@ def serve(
     from preftune.errors import ConfigError
     from preftune.release.serving.app import Service, make_app
     from preftune.release.serving.arms import Split
+    from preftune.web.listening import listening, url_of
 
     desk = _desk(store, keep_days, consent)
     paths = [path for path in (model, against, base) if path is not None]
@@ -60,25 +61,28 @@ def serve(
         raise ConfigError(
             f"two of the models have the same name ({', '.join(names)})", "preftune serve", "Give folders of different names."
         )
-    arms = [_arm(path) for path in paths]
     divided = Split((names[0], names[1]), split) if against is not None else None
-    service = Service(arms, keys=key or (), split=divided, desk=desk, base=names[-1] if base is not None else None)
-    kept = f"Feedback goes to {desk.store.where} for {keep_days} days." if desk else "There is no store here, so no feedback is taken."
-    print(f"{kept} Chat: http://{host}:{port}", file=sys.stderr)
     try:
-        # h11: the other parser that uvicorn takes where it is installed, httptools, reads headers without end
-        uvicorn.run(
-            make_app(service), host=host, port=port, log_level="warning", access_log=False, server_header=False, http="h11", ws="none"
-        )
+        with listening(host, port) as listener:
+            arms = [_arm(path) for path in paths]
+            service = Service(arms, keys=key or (), split=divided, desk=desk, base=names[-1] if base is not None else None)
+            kept = (
+                f"Feedback goes to {desk.store.where} for {keep_days} days." if desk else "There is no store here, so no feedback is taken."
+            )
+            print(f"{kept} Chat: {url_of(host, listener.getsockname()[1])} Ctrl-C stops it.", file=sys.stderr)
+            # h11: the other parser that uvicorn takes where it is installed, httptools, reads headers without end
+            config = uvicorn.Config(make_app(service), log_level="warning", access_log=False, server_header=False, http="h11", ws="none")
+            uvicorn.Server(config).run(sockets=[listener])
     finally:
         if desk is not None:
             desk.store.close()
 
 
 def _arm(path: Path) -> Arm:
-    from preftune.models.load import load_causal_lm, load_renderer
+    from preftune.models.load import insist_on_answers, load_causal_lm, load_renderer
     from preftune.release.serving.arms import Arm
 
+    insist_on_answers(path)
     return Arm(load_causal_lm(path).requires_grad_(False).eval(), load_renderer(path), path.resolve().name)
 
 

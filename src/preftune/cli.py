@@ -124,7 +124,8 @@ def init(directory: Annotated[Path, typer.Argument(metavar="DIR", help="The fold
     made = init_project(directory)
     for path in made:
         print(f"made {path}")
-    print(f"{directory} is ready. Next: cd {directory}, then preftune import FILE")
+    there = "" if directory.resolve() == Path.cwd() else f"cd {directory}, then "
+    print(f"{directory} is ready. Next: {there}preftune import FILE")
 
 
 app.command(name="import")(import_)

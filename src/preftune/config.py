@@ -84,6 +84,9 @@ def read_yaml(path: Path, *, stage: str = "STAGE") -> dict[str, Any]:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError("there is no such file", where, f"preftune config {stage} prints one to start from.") from None
+    except IsADirectoryError:
+        what = "this is a folder where a config file or key=value is expected"
+        raise ConfigError(what, where, f"Say what it is: data={where} or model={where}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"this is not YAML ({' '.join(str(error).split())})", where, "Mend the line named.") from error
     if loaded is not None and not isinstance(loaded, dict):

@@ -94,7 +94,7 @@ class Plan:
 
     def lines(self) -> list[str]:
         """Return the plan as lines for a person."""
-        told = self.reward_model or "no reward model: the gate can judge the style of code alone (give --reward-model)"
+        told = self.reward_model or "no reward model, so the gate can judge the style of code alone (give --reward-model)"
         held = round(self.held_out * self.heard.prompts)
         return [
             *self.heard.lines(),
@@ -139,7 +139,7 @@ def make_plan(
 
     settings: of `preftune train dpo`, as key=value. model: where these name none and there is no candidate yet. since: by default the
     time until which the last candidate had heard, or, where there is none, `days` ago. reward_model: by default the newest in runs/.
-    Raises ConfigError where no model is named, or `data` is.
+    Raises ConfigError where no model is named, `data` is, or the model or the reward run is not there.
     """
     from preftune.config import parse_overrides
 
@@ -150,6 +150,10 @@ def make_plan(
     start = named.get("model") or (last["release"] if last else None) or model
     if not start:
         raise ConfigError("no model to start from is named", "preftune loop", "Give model=PATH: the one that users judge now.")
+    if not Path(start).exists():
+        raise ConfigError("there is no such model", str(start), "Give model=PATH: a run, a release, a model folder or a GGUF file.")
+    if reward_model is not None and (not reward_model.is_dir() or read_manifest(reward_model)["kind"] != "reward"):
+        raise ConfigError("this is no run of train reward", str(reward_model), "Give another as --reward-model, or leave it out.")
     until = datetime.now(UTC)
     if since is not None:
         since = since.replace(tzinfo=UTC) if since.tzinfo is None else since

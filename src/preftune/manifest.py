@@ -101,6 +101,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
+        if not folder.exists():
+            raise PreftuneError("there is no such folder", str(folder), "Look at the path, and at the folder that you are in.") from None
         raise PreftuneError("there is no manifest.json here", str(folder), "Give a folder that preftune has written.") from None
     except json.JSONDecodeError as error:
         raise PreftuneError(f"manifest.json is broken ({error})", str(folder), "Make the folder anew.") from error

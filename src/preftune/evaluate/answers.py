@@ -95,9 +95,11 @@ def _with_newness(story: Story, answer: dict[str, Any]) -> dict[str, Any]:
 def choose(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, str]:
     """Return id → why, for at most 12 requests: biggest gains, biggest losses, the median, one of each new kind, then the first ones.
 
-    The rule looks at adherence alone, ties by id, so nobody picks the pretty ones.
+    The rule looks at adherence alone (at the reward model's score where style was not measured), ties by id, so nobody picks the pretty
+    ones.
     """
-    changes = {str(b.get("id")): (number(a.get("adherence")) or 0.0) - (number(b.get("adherence")) or 0.0) for b, a in pairs}
+    by = "adherence" if any(number(one.get("adherence")) is not None for pair in pairs for one in pair) else "reward"
+    changes = {str(b.get("id")): (number(a.get(by)) or 0.0) - (number(b.get(by)) or 0.0) for b, a in pairs}
     ranked = sorted(changes, key=lambda name: (-changes[name], name))
     picked: dict[str, str] = {}
     for name in ranked[:OF_EACH]:
@@ -159,7 +161,7 @@ def _facts(answer: dict[str, Any]) -> str:
     passes = (
         {True: "check passed ✓", False: "check failed ✗"}.get(bool(answer["passes"])) if answer.get("passes") is not None else "no check"
     )
-    parts = [str(passes)] if answer.get("parses", True) else ["no Python code found", str(passes)]
+    parts = [str(passes)] if answer.get("parses") is not False else ["no Python code found", str(passes)]
     if number(answer.get("adherence")) is not None:
         parts.append(f"adherence {plain(number(answer['adherence']), 'share')}")
     if number(answer.get("tokens")) is not None:

@@ -56,12 +56,27 @@ def _compared(story: Story, sources: Sources) -> Markup:
     return Markup(" ").join(said) if said else Markup("The figures of this report stand below, each with its interval.")
 
 
+def _wins(story: Story, sources: Sources, name: str) -> Markup:
+    """Say how often the reward model prefers a method's answers, where no style of code can tell what was won."""
+    label, rate = story.labels[name], measured(story.evaluations[name].get("win_rate"))
+    if rate is None:
+        return Markup(
+            "What {} won was not measured: neither style, as the data ask for no code, nor a win rate, for want of a judge."
+        ).format(label)
+    shown = sources.whole(rate, "share", f"evaluation-{name}", "win_rate")
+    on = f" on {rate.n:,} held-out requests" if rate.n else ""
+    text = Markup("By the reward model, the answers of {} win {} against the base model{}").format(label, shown, on)
+    if rate.low is not None and rate.high is not None and rate.low <= 0.5 <= rate.high:
+        return Markup("{}. As this interval includes one half, it cannot be told which is better.").format(text)
+    return Markup("{}: it is {}.").format(text, "better" if rate.value > 0.5 else "worse")
+
+
 def _style(story: Story, sources: Sources, name: str) -> Markup:
     evaluation = story.evaluations[name]
     before = measured(story.evaluations.get("before", {}).get("style"))
     after, gain = measured(evaluation.get("style")), measured(evaluation.get("style_gain"))
     if after is None:
-        return Markup("The style of {} was not measured.").format(story.labels[name])
+        return _wins(story, sources, name)
     asked = f"{after.n:,} held-out requests" if after.n else "held-out requests"
     now = sources.whole(after, "share", f"evaluation-{name}", "style")
     if before is None:

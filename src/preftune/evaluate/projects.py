@@ -22,6 +22,7 @@ from preftune.manifest import MANIFEST, read_manifest
 
 STAGES = {"sft": "SFT", "reward": "Reward model", "dpo": "DPO", "ppo": "PPO", "rloo": "RLOO", "grpo": "GRPO"}
 EVALUATION = "evaluation"
+RELEASE = "release"
 MOST_RUNS = 12  # on one page
 Folders = dict[Path, dict[str, Any]]
 
@@ -35,15 +36,37 @@ def run_story(run: Path) -> Story:
 
 
 def evaluation_story(report: Path) -> Story:
-    """Return the story of one evaluation: the model against its base, with the trainings that led to it where these are still there."""
-    manifest, project = read_manifest(report), report.parent.parent
-    evaluations = {report: manifest}
+    """Return the story of one evaluation: the model against its base, with the trainings and the release where these are still there."""
+    manifest = read_manifest(report)
+    runs, evaluations = _behind(report, manifest)
+    run = str(manifest["inputs"].get("model"))
+    project = report.resolve().parent.parent
+    releases = {path: other for path, other in _folders(project / "releases").items() if str(other["inputs"].get("run")) == run}
+    return _story(f"Evaluation {manifest['id']}", project, runs, evaluations, releases)
+
+
+def release_story(release: Path) -> Story:
+    """Return the story of one release: its evaluation, and the trainings that led to it, where these are still there."""
+    manifest, project = read_manifest(release), release.resolve().parent.parent
+    report = project / "reports" / str(manifest["inputs"].get("evaluation"))
+    if (report / MANIFEST).exists():
+        runs, evaluations = _behind(report, read_manifest(report))
+    else:
+        runs, evaluations = _ancestors(_folders(project / "runs"), [str(manifest["inputs"].get("run"))]), {}
+    return _story(f"Release {manifest['id']}", project, runs, evaluations, {release.resolve(): manifest})
+
+
+def _behind(report: Path, manifest: Mapping[str, Any]) -> tuple[Folders, Folders]:
+    """Return the runs that led to the model of an evaluation, and that evaluation with its base's."""
+    report = report.resolve()
+    project = report.parent.parent
+    evaluations: Folders = {report: dict(manifest)}
     base = manifest["inputs"].get("base")
     if base != manifest["inputs"].get("model"):
         alike = _alike(_folders(report.parent), manifest)
         evaluations |= {path: other for path, other in alike.items() if other["inputs"].get("model") == base}
     runs = _ancestors(_folders(project / "runs"), [str(manifest["inputs"].get("model"))])
-    return _story(f"Evaluation {manifest['id']}", project, runs, evaluations)
+    return runs, evaluations
 
 
 def result_story(report: Path) -> Story:

@@ -22,6 +22,7 @@ from preftune.data.batches import Group
 from preftune.data.snapshot import load_snapshot
 from preftune.data.template import read_template
 from preftune.errors import DataError
+from preftune.evaluate.code_wanted import asks_for_code
 from preftune.evaluate.flipped import FLIPPED, flipped_items, flipped_page
 from preftune.evaluate.retention import measure
 from preftune.evaluate.retention_scores import RetentionMeasure
@@ -33,7 +34,7 @@ from preftune.evaluate.verdict import compare
 from preftune.losses.kl import k1
 from preftune.manifest import MANIFEST, begin, hash_folder, read_manifest, write_json
 from preftune.models.heads import load_reward_model, read_normalisation
-from preftune.models.load import name_in, template_for_base
+from preftune.models.load import insist_on_answers, name_in, template_for_base
 from preftune.progress import Progress, Silent
 from preftune.records import Prompt
 from preftune.rollout.generate import Sample
@@ -84,6 +85,7 @@ def evaluate(
     progress = progress or Silent()
     if size not in SIZES:
         raise DataError(f'"{size}" is no size', "evaluate", f"Use one of: {', '.join(SIZES)}.")
+    insist_on_answers(model)
     is_base = hash_folder(model) == hash_folder(base)
     folders = {"model": model, "snapshot": snapshot, "base": base} | ({"reward_model": reward_model} if reward_model else {})
     project = out.resolve().parent
@@ -145,13 +147,14 @@ def _answers(
     progress: Progress,
     name: str,
 ) -> dict[str, Any]:
-    prompts = _choose(load_snapshot(snapshot), size.prompts)
+    data = load_snapshot(snapshot)
+    prompts, styled = _choose(data, size.prompts), asks_for_code(data)
     messages = [p.messages for p in prompts]
     with progress.stage(f"{name}: answers", 2 * len(prompts), "answers") as task:
         settings = {"max_new_tokens": size.max_new_tokens, "seed": seed, "on_done": task.advance}
         greedy = subject.sample(messages, temperature=0.0, **settings)  # type: ignore[arg-type]
         sampled = subject.sample(messages, temperature=1.0, **settings)  # type: ignore[arg-type]
-    rows = _answer_rows(subject, prompts, greedy)
+    rows = _answer_rows(subject, prompts, greedy, styled=styled)
     if reward_model is not None:
         for key, samples in (("reward", greedy), ("sampled_reward", sampled)):
             for row, value in zip(rows, _rewards(subject, messages, samples, reward_model), strict=True):
@@ -198,7 +201,7 @@ def _choose(snapshot: Any, count: int) -> list[Prompt]:
     return sorted(prompts, key=lambda p: p.id)[:count]
 
 
-def _answer_rows(subject: Subject, prompts: Sequence[Prompt], samples: Sequence[Sample]) -> list[dict[str, Any]]:
+def _answer_rows(subject: Subject, prompts: Sequence[Prompt], samples: Sequence[Sample], *, styled: bool) -> list[dict[str, Any]]:
     answers = [subject.renderer.decode(s.ids) for s in samples]
     reports = [judge_style(answer) for answer in answers]
     checks = run_checks([(r.code or "raise SystemExit('no code')", p.check) for r, p in zip(reports, prompts, strict=True)])
@@ -210,10 +213,10 @@ def _answer_rows(subject: Subject, prompts: Sequence[Prompt], samples: Sequence[
             "answer": answer,
             "finished": sample.finished,
             "tokens": len(sample.ids),
-            "parses": report.code is not None,
+            "parses": report.code is not None if styled else None,
             "passes": check.ok if prompt.check else None,
-            "adherence": report.adherence,
-            "verdicts": report.verdicts,
+            "adherence": report.adherence if styled else None,
+            "verdicts": report.verdicts if styled else {},
         }
         for prompt, answer, sample, report, check in zip(prompts, answers, samples, reports, checks, strict=True)
     ]
@@ -241,12 +244,13 @@ def _kl(subject: Subject, base: Subject, messages: Sequence[Any], samples: Seque
 def _summary(rows: list[dict[str, Any]], before: list[dict[str, Any]] | None, sampled: Sequence[Sample]) -> dict[str, Any]:
     n = len(rows)
     checked = [r["passes"] for r in rows if r["passes"] is not None]
+    styled = rows[0]["adherence"] is not None  # of all rows, or of none
     adherence = [r["adherence"] for r in rows]
     result: dict[str, Any] = {
-        "style": bootstrap_mean(adherence),
-        "style_gain": paired_difference([r["adherence"] for r in before], adherence) if before else None,
-        "fully_adherent": wilson(sum(r["adherence"] == 1.0 for r in rows), n),
-        "parses": wilson(sum(r["parses"] for r in rows), n),
+        "style": bootstrap_mean(adherence) if styled else None,
+        "style_gain": paired_difference([r["adherence"] for r in before], adherence) if before and styled else None,
+        "fully_adherent": wilson(sum(r["adherence"] == 1.0 for r in rows), n) if styled else None,
+        "parses": wilson(sum(r["parses"] for r in rows), n) if styled else None,
         "passes_check": wilson(sum(checked), len(checked)) if checked else None,
         "ends_by_itself": wilson(sum(r["finished"] for r in rows), n),
         "mean_tokens": bootstrap_mean([r["tokens"] for r in rows]),

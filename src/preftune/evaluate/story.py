@@ -94,12 +94,15 @@ class Story:
 
     @property
     def headline(self) -> str | None:
-        """The model that the report speaks of first: the released one, else of the kept ones, or else of all, the one that won most."""
+        """The model that the report speaks of first: the released one, else of the kept ones, or else of all, the one that won most.
+
+        Won is style, or, where that was not measured, the win rate against the base.
+        """
         if self.released:
             return self.released
 
         def rank(name: str) -> tuple[bool, float]:
-            gain = measured(self.evaluations[name].get("style_gain"))
+            gain = measured(self.evaluations[name].get("style_gain")) or measured(self.evaluations[name].get("win_rate"))
             return verdict_of(self.evaluations[name]) == "kept", gain.value if gain else -math.inf
 
         return max(self.methods, key=rank, default=None)

@@ -15,7 +15,7 @@ from preftune.errors import DataError
 from preftune.evaluate.language_model import Generation
 from preftune.losses.reduce import sequence_sum
 from preftune.manifest import content_seed
-from preftune.models.load import batch_logprobs, device_of, load_causal_lm, load_renderer, max_context, tree_rows_agree
+from preftune.models.load import batch_logprobs, device_of, insist_on_answers, load_causal_lm, load_renderer, max_context, tree_rows_agree
 from preftune.records import Message
 from preftune.rollout.generate import Sample, generate
 from preftune.rollout.score import token_table
@@ -28,6 +28,7 @@ class Subject:
     """One model under evaluation; answers the questions of `language_model.LanguageModel`."""
 
     def __init__(self, path: Path, *, chat_template: str | None = None) -> None:
+        insist_on_answers(path)
         self.path = path
         self.renderer: Renderer = load_renderer(path, chat_template)
         self.model: nn.Module = load_causal_lm(path).requires_grad_(False)

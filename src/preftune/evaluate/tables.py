@@ -41,10 +41,12 @@ class ConventionRow:
 
 
 def style_rows(story: Story, sources: Sources) -> list[ConventionRow]:
-    """Return how often each convention is followed where it applies, by model."""
+    """Return how often each convention is followed where it applies, by model; nothing where none ever applies, as in no code."""
     names = [name for name in story.labels if name in story.evaluations]
     known = [story.evaluations[name].get("conventions") or {} for name in names]
     found = {convention for conventions in known for convention in conventions}
+    if not any(number(counts.get("applies")) for conventions in known for counts in conventions.values()):
+        return []
     ordered = [*(name for name in CONVENTIONS if name in found), *sorted(found - CONVENTIONS.keys())]
     return [
         ConventionRow(

@@ -190,12 +190,22 @@ def find(name: str, project: Path) -> Path:
 def base_of(run: Path) -> Path:
     """Return the model that a run's adapter sits on. Raises ModelError where it is gone or is not the same any more."""
     manifest = read_manifest(run)
+    if "model" not in manifest["config"]:
+        raise ModelError(
+            f"this folder is a {manifest['kind']} and no model", str(run), "Give a run, a release, a model folder or a GGUF file."
+        )
     base = find(manifest["config"]["model"], project_of(run))
     if not base.exists():
         raise ModelError(f"its base model {base} is gone", str(run), "Bring it back to that place.")
     if hash_folder(base) != manifest["inputs"]["model"]:
         raise ModelError(f"its base model {base} is not the one that it was trained on", str(run), "Bring the right one back.")
     return base
+
+
+def insist_on_answers(path: Path) -> None:
+    """Raise ModelError where this is a run that gives scores: loaded as a causal LM it would write nonsense, which nobody trained."""
+    if (path / MANIFEST).exists() and read_manifest(path)["kind"] == "reward":
+        raise ModelError("this is a reward model, which scores answers and writes none", str(path), "Give a run of another stage.")
 
 
 def load_causal_lm(

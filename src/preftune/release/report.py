@@ -10,7 +10,16 @@ from typing import Any
 
 from preftune.data.store import Store
 from preftune.errors import PreftuneError
-from preftune.evaluate.projects import EVALUATION, STAGES, evaluation_story, project_story, result_story, run_story
+from preftune.evaluate.projects import (
+    EVALUATION,
+    RELEASE,
+    STAGES,
+    evaluation_story,
+    project_story,
+    release_story,
+    result_story,
+    run_story,
+)
 from preftune.evaluate.report import Story, story_of, write_beside, write_report
 from preftune.manifest import MANIFEST, read_manifest
 from preftune.release.gate import judge
@@ -20,7 +29,7 @@ SUMMARY = "summary.json"
 
 
 def report(path: Path, other: Path | None = None, *, out: Path | None = None, store: str | None = None) -> Path:
-    """Write the report of a run, an evaluation, a project or a demo, or of two of them beside each other, and return its file.
+    """Write the report of a run, an evaluation, a release, a project or a demo, or of two of them beside each other, and return its file.
 
     store: the project's store, for a project's report; None = none is read. out: by default `report.html` in a project's or demo's own
     folder, beside the folder of a run or report (`runs/ID.html`), since these are written once.
@@ -46,6 +55,8 @@ def story_at(path: Path) -> Story:
     kind = read_manifest(path).get("kind")
     if kind in STAGES:
         return run_story(path)
+    if kind == RELEASE:
+        return release_story(path)
     return evaluation_story(path) if kind == EVALUATION else result_story(path)
 
 

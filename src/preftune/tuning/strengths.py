@@ -22,6 +22,7 @@ from typing import Any, Literal, get_args
 
 from preftune.data.snapshot import load_snapshot
 from preftune.errors import ConfigError
+from preftune.evaluate.code_wanted import asks_for_code
 from preftune.evaluate.preference import measure_preference, read_preference
 from preftune.evaluate.run import evaluate, read_evaluation
 from preftune.evaluate.statistics import bootstrap_mean
@@ -85,10 +86,13 @@ def scale(
     reward model's, of greedy answers), or "preference" (the share of held-out pairs on which the policy has come to prefer the chosen
     answer more than its reference does). The chosen run's folder is in scale.json under "chosen", None where every strength lost
     knowledge. Interrupted, it goes on when called again.
-    Raises ConfigError where a strength or `by` cannot be, or where the run has no adapter.
+    Raises ConfigError where a strength or `by` cannot be, `by` is "style" and the data ask for no code, or where the run has no adapter.
     """
     progress = progress or Silent()
     strengths = _checked(strengths, by, reward_model)
+    if by == "style" and not asks_for_code(load_snapshot(snapshot)):
+        told = "its wished-for answers hold no code, so there is no style to win"
+        raise ConfigError(told, str(snapshot), 'Choose by "preference", or by "score" with a reward model.')
     runs = {strength: scaled_run(run, strength) for strength in strengths}
     folders = {"run": run, "snapshot": snapshot, "base": base} | ({"reward_model": reward_model} if reward_model else {})
     project = out.resolve().parent

@@ -10,7 +10,6 @@ import gc
 import ipaddress
 import logging
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,13 +26,13 @@ from preftune.web import auth
 from preftune.web.app import create_app
 from preftune.web.choosing import secret
 from preftune.web.items import fill_items
+from preftune.web.listening import listening, url_of
 from preftune.web.passwords import name_key
 from preftune.web.settings import LabelSettings, record_protocol
 
 PORT = 8321
 LOOK_EVERY_SECONDS = 20.0
 SHUTDOWN_SECONDS = 5
-BACKLOG = 2048
 
 
 def label(
@@ -58,8 +57,8 @@ def label(
     Raises ConfigError where the app would be reached from elsewhere without TLS, and PreftuneError where the port is taken.
     """
     check_exposure(host, behind_proxy=behind_proxy, tls_cert=tls_cert, tls_key=tls_key)
-    with Store.create(store) as opened, _listening(host, port) as listener:
-        url = _url(host, listener.getsockname()[1], tls=tls_cert is not None)
+    with Store.create(store) as opened, listening(host, port) as listener:
+        url = url_of(host, listener.getsockname()[1], tls=tls_cert is not None)
         public = "https://YOUR-ADDRESS" if behind_proxy else url
         _let_owner_in(opened, owner, ask_password, public, say)
         record_protocol(opened, settings)
@@ -110,30 +109,6 @@ def _is_local(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _url(host: str, port: int, *, tls: bool) -> str:
-    name = f"[{host.strip('[]')}]" if ":" in host else host
-    return f"{'https' if tls else 'http'}://{name}:{port}"
-
-
-@contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
-    # Bound before anything is said or made, so that a taken port is one sentence and not a log.
-    try:
-        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(found[0], found[1])
-    except OSError as error:
-        raise PreftuneError(f"this is no address of this machine ({error.strerror})", f"--host {host}", "Use 127.0.0.1.") from error
-    with listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(found[4])
-            listener.listen(BACKLOG)  # who comes from now on waits until the app is ready
-        except (OSError, OverflowError) as error:
-            said = getattr(error, "strerror", None) or str(error)
-            raise PreftuneError(f"port {port} cannot be used ({said.lower()})", f"{host}:{port}", "Give another by --port.") from error
-        yield listener
 
 
 def _let_owner_in(store: Store, name: str | None, ask: Callable[[str], str] | None, url: str, say: Callable[[str], None]) -> None:
