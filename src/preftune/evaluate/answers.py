@@ -158,10 +158,11 @@ def side(label: str, answer: dict[str, Any], text: Markup) -> Side:
 
 
 def _facts(answer: dict[str, Any]) -> str:
-    passes = (
-        {True: "check passed ✓", False: "check failed ✗"}.get(bool(answer["passes"])) if answer.get("passes") is not None else "no check"
-    )
-    parts = [str(passes)] if answer.get("parses") is not False else ["no Python code found", str(passes)]
+    parts = ["no Python code found"] if answer.get("parses") is False else []
+    if answer.get("passes") is not None:
+        parts.append("check passed ✓" if answer["passes"] else "check failed ✗")
+    elif answer.get("parses", True) is not None:  # where no code is asked for, a check is not missed
+        parts.append("no check")
     if number(answer.get("adherence")) is not None:
         parts.append(f"adherence {plain(number(answer['adherence']), 'share')}")
     if number(answer.get("tokens")) is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from markupsafe import Markup
@@ -12,7 +12,7 @@ from preftune.evaluate.answers import Side, choose, side, text_of
 from preftune.evaluate.diffs import word_diff
 from preftune.evaluate.sources import Sources, as_text
 from preftune.evaluate.statistics import paired_difference
-from preftune.evaluate.story import Measured, Story, measured, number, verdict_of
+from preftune.evaluate.story import Measured, RunView, Story, measured, number, verdict_of
 from preftune.evaluate.wording import NONE, Unit, duration, full, gib
 from preftune.manifest import differences
 
@@ -168,15 +168,19 @@ def _held_out(manifest: dict[str, Any]) -> Measured | None:
 
 
 def _panels(stories: tuple[Story, Story], mains: tuple[str | None, ...]) -> list[panels.Panel]:
-    """Return the panels of both stages, each once, with the lines of both runs."""
+    """Return the panels of both stages, each once: with the lines of both runs where both have it in one unit, else named after its run."""
     runs = {letter: story.runs[main] for letter, story, main in zip("AB", stories, mains, strict=True) if main}
-    plans = {
-        plan.title: plan
-        for story, main in zip(stories, mains, strict=True)
-        if main
-        for plan in panels.plans_of(story.kind(main), list(runs.values()))
-    }
-    drawn = [panels.drawn_panel(f"beside-{place}", runs, plan) for place, plan in enumerate(plans.values())]
+    kinds = {letter: story.kind(main) for letter, story, main in zip("AB", stories, mains, strict=True) if main}
+    plans: dict[tuple[str, str], tuple[panels.Plan, dict[str, RunView]]] = {}
+    for letter, kind in kinds.items():
+        for plan in panels.plans_of(kind, list(runs.values())):
+            if any(runs[letter].series(key)[1] for key in plan.metrics):
+                plans.setdefault((plan.title, plan.unit), (plan, {}))[1][letter] = runs[letter]
+    drawn = []
+    for place, (plan, own) in enumerate(plans.values()):
+        alone = len(own) == 1 and len(runs) > 1
+        named = replace(plan, title=f"{plan.title} of {next(iter(own))}") if alone else plan
+        drawn.append(panels.drawn_panel(f"beside-{place}", own, named))
     return [panel for panel in drawn if panel]
 
 

@@ -16,6 +16,7 @@ from preftune.evaluate.wording import Unit, listed, plain
 DOUBLED = 2.0  # answers that long are a known sign of a gamed reward
 NO_END = 0.1  # fall of the share of answers that end by themselves
 FAR = 15.0  # nats an answer
+FALL_SEEN = 10  # steps; the mean over so many is what a DPO run looks at before it warns that both answers fall
 LENGTH_TELLS = 0.1  # how far from one half "the longer answer wins" may lie
 
 
@@ -292,7 +293,8 @@ def healthy(story: Story) -> str:
         looked.append(
             "reward up while style or checks fall, answers that double in length, answers without an end, KL over 15 nats an answer"
         )
-    if any("warnings" in story.runs[name].manifest for name in story.ordered_runs if story.kind(name) == "dpo"):
+    dpo = [story.runs[name] for name in story.ordered_runs if story.kind(name) == "dpo"]
+    if any("warnings" in run.manifest and len(run.metrics) >= FALL_SEEN for run in dpo):
         looked.append("chosen and rejected answers of DPO both falling")
     if any(retention_tasks(story.evaluations[name]) for name in story.methods):
         looked.append("functions that stop working")

@@ -20,6 +20,7 @@ from preftune.data.pages import write_html
 from preftune.evaluate import answers, beside, comparison, findings, panels, reward_panels, tables
 from preftune.evaluate.sources import Sources
 from preftune.evaluate.story import RL, RunView, Story, story_of
+from preftune.evaluate.wording import listed
 
 __all__ = ["RunView", "Story", "story_of", "write_beside", "write_report"]
 
@@ -41,6 +42,12 @@ def _script() -> dict[str, Markup]:
     return {"script": Markup(text), "script_hash": Markup(f"sha256-{digest}")}
 
 
+def _pleased(story: Story) -> dict[str, str]:
+    """Return who was trained on a reward model's word, as the start of a sentence and by name; empty where nobody was."""
+    who = [story.labels[name].removesuffix(" (RLHF)") for name in story.methods if story.kind(name) in RL]
+    return {"pleased": f"{listed(who)} {'was' if len(who) == 1 else 'were'}" if who else "", "pleased_who": listed(who)}
+
+
 def _contents(story: Story) -> dict[str, Any]:
     sources = Sources(story)
     style_plot, cost_plot = tables.overview(story)
@@ -57,6 +64,7 @@ def _contents(story: Story) -> dict[str, Any]:
         "style_plot": style_plot,
         "cost_plot": cost_plot,
         "rows": comparison.rows(story, sources),
+        **_pleased(story),
         "contrasts": [(comparison.style_sentence(c), _costs(story, sources, c, first=c is made[0])) for c in made],
         "conclusion": comparison.conclusion(story),
         "curves": panels.stage_curves(story),

@@ -174,7 +174,11 @@ def data_facts(story: Story, sources: Sources) -> list[Fact]:
 def _snapshot_facts(story: Story, sources: Sources) -> Iterator[Fact]:
     counts = story.snapshot.get("counts", {})
     for side, label in (("train", "Learned from"), ("held_out", "Held out"), ("dropped", "Left out")):
-        parts = [f"{value:,} {part}" for part, value in counts.get(side, {}).items() if isinstance(value, int)]
+        parts = [
+            f"{value:,} {'orders of three and more' if part == 'kwise' else part}"
+            for part, value in counts.get(side, {}).items()
+            if isinstance(value, int)
+        ]
         reason = counts.get(side, {}).get("reason")
         if parts:
             text = listed(parts) + (
@@ -219,6 +223,10 @@ def _run_facts(story: Story, sources: Sources) -> Iterator[Fact]:
         yield Fact(f"Training: {story.run_labels[name]}", text)
 
 
+def _fact(key: str, value: Any) -> str:
+    return f"{key.removesuffix('_gib').replace('_', ' ')} {value}{' GiB' if key.endswith('_gib') else ''}"
+
+
 def _machine_facts(story: Story, sources: Sources) -> Iterator[Fact]:
     files = [(f"run-{name}", run.manifest) for name, run in story.runs.items()] + [
         (f"report-{name}", m) for name, m in story.reports.items()
@@ -227,7 +235,7 @@ def _machine_facts(story: Story, sources: Sources) -> Iterator[Fact]:
         variants: dict[str, tuple[str, str]] = {}
         for file, manifest in files:
             if manifest.get(field):
-                text = ", ".join(f"{key.replace('_gib', ', GiB').replace('_', ' ')} {value}" for key, value in manifest[field].items())
+                text = ", ".join(_fact(key, value) for key, value in manifest[field].items())
                 variants.setdefault(text, (file, f"{field}.{next(iter(manifest[field]))}"))
         for text, (file, key) in variants.items():
             yield Fact(label, sources.cite(text, file, key))

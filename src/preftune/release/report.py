@@ -89,9 +89,8 @@ def _told_by(store: str) -> dict[str, list[str]]:
         return {"The store": [str(error)]}
     told = {"The store": [", ".join(f"{count:,} {name}" for name, count in counts.items())]}
     if words:
-        told["The store"].append(
-            f"{len({word.rater for word in words}):,} raters; last word of {max(word.created for word in words):%Y-%m-%d}"
-        )
+        many = len({word.rater for word in words})
+        told["The store"].append(f"{many:,} rater{'s' if many > 1 else ''}; last word of {max(word.created for word in words):%Y-%m-%d}")
         asked = Counter(word.picked_by for word in words)
         told["Where judgements come from"] = [f"{picked}: {count:,}" for picked, count in asked.most_common()]
     if blind:
