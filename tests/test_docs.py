@@ -41,7 +41,7 @@ def test_a_reference_page_is_what_the_code_says_now(page):
 def test_every_metric_that_the_code_logs_is_defined_and_every_defined_one_is_logged():
     text = "".join(
         path.read_text(encoding="utf-8")
-        for room in ("stages", "training", "rollout")
+        for room in ("losses", "stages", "training", "rollout")
         for path in sorted((REPOSITORY / "src/preftune" / room).rglob("*.py"))
         if path.name != "metrics.py"
     )

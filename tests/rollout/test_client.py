@@ -63,7 +63,7 @@ def test_samples_that_are_lost_doubled_or_broken_end_the_run_with_a_sentence(sam
 
 def test_a_sample_of_other_weights_is_never_used(model, tiny_folder, monkeypatch):
     monkeypatch.setattr(client.LocalClient, "push_weights", lambda self, weights: setattr(self, "_version", 3))
-    with pytest.raises(PreftuneError, match=r"drawn with the weights of round 3, and the policy is at round 4"):
+    with pytest.raises(PreftuneError, match=r"drawn with the weights of round 3, and those of round 4 were asked for"):
         sampler(model, tiny_folder).draw(PROMPTS, ["a", "b"], seed=4, version=4)
 
 

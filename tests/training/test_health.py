@@ -19,6 +19,10 @@ WELL = {
     "value/explained_variance": 0.3,
     "text/repetition": 0.05,
     "text/distinct": 1.0,
+    "mismatch/ess": 0.98,
+    "mismatch/cut": 0.0,
+    "mismatch/kl": 0.001,
+    "rollout/staleness": 0.0,
 }
 
 
@@ -37,6 +41,9 @@ TROUBLES = [
     ("unfinished", {"length__finished": 0.4}, "Answers do not end: only 45% end by themselves"),
     ("clipped", {"policy__clip_fraction": 0.6}, "Steps are too large: 55% of the tokens"),
     ("repetition", {"text__repetition": 0.8}, "Answers repeat themselves: 73%"),
+    ("mismatch", {"mismatch__ess": 0.2}, "The sampler is another policy: they count as 27% of their number, 0% of their tokens"),
+    ("mismatch", {"mismatch__cut": 0.2}, "The sampler is another policy: they count as 98% of their number, 18% of their tokens"),
+    ("mismatch", {"mismatch__kl": 0.1, "rollout__staleness": 1.0}, "Samples are too old: they count as 98% of their number, 0% of"),
     ("alike", {"text__distinct": 0.1}, "Samples become alike: 18%"),
     ("alike", {"reward__score_sd": 0.0, "reward__score": 0.1}, "Scores become alike"),
 ]

@@ -72,9 +72,9 @@ def test_dapo_samples_other_prompts_in_place_of_groups_that_are_all_alike(toy, m
     seen: list[experience.Draw] = []
     measure = experience.Rollouts.measure
 
-    def noted(self, draw, where, *, once=False):
+    def noted(self, draw, *others, **settings):
         seen.append(draw)
-        return measure(self, draw, where, once=once)
+        return measure(self, draw, *others, **settings)
 
     monkeypatch.setattr(experience.Rollouts, "measure", noted)
     settings = {**SMALL, **by_length(toy), "seed": 5}
@@ -107,7 +107,7 @@ def test_a_reward_that_is_always_the_same_is_said_and_teaches_nothing(toy):
 def test_a_sample_that_could_not_be_scored_teaches_nothing(toy):
     mask, failed = torch.ones(4, 3, dtype=torch.bool), torch.tensor([False, True, False, False])
     logprobs = -torch.rand(4, 3, generator=torch.Generator().manual_seed(0))
-    seen = experience.Experience([], [], torch.tensor([1.0, 0.5, 0.0, 2.0]), logprobs, 2 * logprobs, mask, 0.0, failed=failed)
+    seen = experience.Experience([], [], torch.tensor([1.0, 0.5, 0.0, 2.0]), logprobs, 2 * logprobs, logprobs, mask, None, failed=failed)
     for stage, changes in METHODS:
         found = group.advantages_of(method_of(toy.config(stage, **changes)), seen, samples_per_prompt=2)
         assert found[1].tolist() == [0, 0, 0]

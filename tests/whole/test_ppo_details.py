@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from preftune.errors import ConfigError, DataError
 from preftune.manifest import read_manifest
 from preftune.models.one_base import ON_BASE
-from preftune.stages import experience, ppo
+from preftune.stages import experience, ppo, rounds
 from preftune.stages.ppo_config import PPOConfig
 from preftune.training.loop import read_metrics
 from preftune.training.optim import adamw
@@ -157,12 +157,12 @@ def test_with_mix_and_shared_critic_too_it_is_nothing_how_many_tokens_are_comput
 def test_every_epoch_takes_each_group_once_in_an_order_of_its_own():
     config = PPOConfig(data="d", model="m", reward_model="r", prompts_per_step=6, minibatches=3, epochs=2)
     groups = [ppo.Group((1,), ((2,),), n) for n in range(6)]
-    found = [[group.index for group in part] for part in experience.minibatches(config, groups, 4)]
+    found = [[group.index for group in part] for part in rounds.minibatches(config, groups, 4)]
     assert [len(part) for part in found] == [2] * 6
     first, second = ([n for part in epoch for n in part] for epoch in (found[:3], found[3:]))
     assert sorted(first) == sorted(second) == list(range(6))
     assert first != second
-    assert found == [[group.index for group in part] for part in experience.minibatches(config, groups, 4)]
+    assert found == [[group.index for group in part] for part in rounds.minibatches(config, groups, 4)]
 
 
 def test_adams_first_step_is_that_of_the_papers_eps():
@@ -179,7 +179,7 @@ def test_one_minibatch_is_whitened_by_itself():
     mask = torch.tensor([[True, True], [True, False], [True, True], [True, True]])
     groups = [ppo.Group((1,), ((2, 3), (4,)), 0), ppo.Group((1,), ((5, 6), (7, 8)), 1)]
     zeros = torch.zeros(4, 2)
-    seen = experience.Experience(groups, [], torch.zeros(4), zeros, zeros, mask, 0.0)
+    seen = experience.Experience(groups, [], torch.zeros(4), zeros, zeros, zeros, mask, None)
     advantages = torch.tensor([[1.0, 2.0], [6.0, 99.0], [50.0, 60.0], [70.0, 80.0]])
     own = ppo._whitened(ppo.Batch(seen, zeros, advantages, zeros), [groups[0]]).advantages
     assert own[:2][mask[:2]].tolist() == pytest.approx([-0.925820, -0.462910, 1.388730], abs=1e-5)  # mean 3, sd √(14/3)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.rollout_twin import Twin
+from tests.whole.test_resuming import KillAfter
 
+from preftune.rollout import client
 from preftune.training.loop import read_metrics
 
 pytest.importorskip("ray")
@@ -24,3 +27,21 @@ def test_a_run_whose_samples_ray_draws_ends_with_the_weights_of_one_that_draws_i
     for name, expected in weights[0].items():
         torch.testing.assert_close(weights[1][name], expected, atol=1e-4, rtol=0.0)
     assert all(row["policy/sampler_gap"] < 1e-3 for row in read_metrics(there))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::ResourceWarning")
+def test_a_run_that_ray_draws_ahead_goes_on_after_an_interruption_and_ends_as_it_has_to(toy, tmp_path, monkeypatch):
+    rollout = {"backend": "ray", "workers": 1, "max_staleness": 1}
+    small = {"steps": 4, "prompts_per_step": 4, "samples_per_prompt": 2, "seed": 22, "rollout": rollout}
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "open_client", lambda config, start, note: Twin(start))
+        here = toy.run("rloo", **small)
+    project = toy.copy(tmp_path / "project", toy.run("reward"))
+    with pytest.raises(KeyboardInterrupt):
+        project.run("rloo", **small, progress=KillAfter(2))  # while the third batch is under way
+    there = project.run("rloo", **small)
+    weights = [load_file(run / "adapter" / "adapter_model.safetensors") for run in (here, there)]
+    for name, expected in weights[0].items():
+        torch.testing.assert_close(weights[1][name], expected, atol=1e-4, rtol=0.0)
+    assert [row["rollout/staleness"] for row in read_metrics(there)] == [0, 1, 1, 1]

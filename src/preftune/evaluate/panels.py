@@ -133,6 +133,14 @@ _RL = (
         guide=(1.0, "the same policy"),
     ),
     Plan(
+        "Samples of the policy that learns",
+        {"mismatch/ess": "effective share", "mismatch/cut": "tokens with a cut weight"},
+        "share",
+        "Samples drawn elsewhere, with older weights or by another engine. An effective share near 1 is healthy; below a half, or "
+        "with more than 5 % cut, the weights no longer make up for the difference.",
+        percent=True,
+    ),
+    Plan(
         "Weight of the KL",
         {"kl/coef": "kl_coef"},
         "reward a nat",

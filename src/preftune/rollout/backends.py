@@ -14,9 +14,31 @@ class LocalRollout(Config):
     """Our generator in the trainer's own processes."""
 
     backend: Literal["local"] = Field("local", description="local: by the trainer's own processes")
+    max_staleness: int = Field(0, ge=0, description="local: 0")
+
+    @field_validator("max_staleness")
+    @classmethod
+    def _one_after_the_other(cls, staleness: int) -> int:
+        if staleness:
+            raise ValueError(
+                "the trainer's own processes draw and learn by turns, so older weights would save no time. Leave it out, or take "
+                "rollout.backend=ray or vllm"
+            )
+        return staleness
 
 
-class VllmRollout(Config):
+class Elsewhere(Config):
+    """What the backends share that draw in other processes than the trainer's."""
+
+    max_staleness: int = Field(
+        0, ge=0, le=8, description="rounds by which a batch's weights may be older than the policy; drawing and learning then overlap"
+    )
+    importance_cap: float | None = Field(
+        2.0, ge=1, description="largest weight, trainer's probability over the sampler's, of what is learned from a sample; null = none"
+    )
+
+
+class VllmRollout(Elsewhere):
     """Servers started with `vllm serve`, each in an environment of its own (docs/past-one-machine.md)."""
 
     backend: Literal["vllm"] = Field("vllm", description="vllm: by `vllm serve` over HTTP")
@@ -36,7 +58,7 @@ class VllmRollout(Config):
         return urls
 
 
-class RayRollout(Config):
+class RayRollout(Elsewhere):
     """Our generator in actors of a Ray cluster (extra `ray`)."""
 
     backend: Literal["ray"] = Field(description="ray: by actors on a Ray cluster")

@@ -12,10 +12,11 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
@@ -163,6 +164,8 @@ class Sampler:
         self._config, self._model, self._start, self._sampling, self._note = config, model, start, sampling, note
         self.local = config.backend == "local"
         self._client: Client | None = LocalClient(model) if self.local else None  # elsewhere, the first process's alone
+        self._thread: ThreadPoolExecutor | None = None  # of one thread, once a draw is begun ahead: what asks the client from then on
+        self._promised: int | None = None  # the version that the thread will have pushed last
         if not self.local:
             world.from_main(self._open)
 
@@ -180,12 +183,41 @@ class Sampler:
         version: how many rounds it has learned; where the client holds others, the weights are pushed first.
         Raises PreftuneError on a sample that is lost, doubled, or of other weights.
         """
+        if self._thread is not None:
+            return self.begin(prompts, keys, seed=seed, version=version)()
         self._bring(version)
         if self.local:
             samples = self._open_client.generate(prompts, keys, self._sampling, seed=seed)
         else:
             samples = world.from_main(lambda: self._open_client.generate(prompts, keys, self._sampling, seed=seed))
-        insist_on_each_once(samples, len(prompts), self._sampling)
+        return self._checked(samples, len(prompts), version)
+
+    def begin(self, prompts: Sequence[Sequence[int]], keys: Sequence[str], *, seed: int, version: int) -> Callable[[], list[Sample]]:
+        """Begin what `draw` does, after all that was begun before, and return what waits for it and gives the samples.
+
+        The weights are copied now: the policy may go on learning. For a backend elsewhere; as `draw` returns and raises, once waited for.
+        """
+        assert not self.local
+        self._thread = self._thread or ThreadPoolExecutor(1, "rollouts")
+        weights = weights_of(self._model, version) if self._promised != version else None
+        self._promised = version
+        under_way: Future[list[Sample]] | None = None
+        if world.is_main():
+            under_way = self._thread.submit(self._push_and_generate, weights, prompts, keys, seed)
+
+        def wait() -> list[Sample]:
+            samples = world.from_main(lambda: cast("Future[list[Sample]]", under_way).result())
+            return self._checked(samples, len(prompts), version)
+
+        return wait
+
+    def _push_and_generate(self, weights: Weights | None, prompts: Sequence[Sequence[int]], keys: Sequence[str], seed: int) -> list[Sample]:
+        if weights is not None:
+            self._open_client.push_weights(weights)
+        return self._open_client.generate(prompts, keys, self._sampling, seed=seed)
+
+    def _checked(self, samples: list[Sample], prompts: int, version: int) -> list[Sample]:
+        insist_on_each_once(samples, prompts, self._sampling)
         insist_on_version(samples, version)
         return samples
 
@@ -201,7 +233,9 @@ class Sampler:
         return world.from_main(lambda: self._open_client.health())
 
     def close(self) -> None:
-        """Close the client."""
+        """Close the client; what is still under way is let go."""
+        if self._thread is not None:
+            self._thread.shutdown(wait=False, cancel_futures=True)
         if self._client is not None:
             self._client.close()
 
@@ -257,5 +291,5 @@ def insist_on_version(samples: Sequence[Sample], version: int) -> None:
     """Raise PreftuneError where a sample was drawn with other weights than those of this version."""
     other = next((sample.version for sample in samples if sample.version != version), None)
     if other is not None:
-        what = f"a sample was drawn with the weights of round {other}, and the policy is at round {version}"
+        what = f"a sample was drawn with the weights of round {other}, and those of round {version} were asked for"
         raise PreftuneError(what, "rollout", "Its worker was not given the new weights; the same command again goes on from here.")

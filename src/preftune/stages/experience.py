@@ -6,32 +6,35 @@
         one that did not end by itself gets no_eos_score, one that could not be scored is marked and teaches nothing
         log π and log ref of every token, by the trainer's own forward pass
 
-So the first ratio is 1. The sampler's own log-probs are compared with the trainer's, and the run stops where they differ.
+So the first ratio is 1. The sampler's own log-probs are compared with the trainer's, and the run stops where they differ. Where samples
+are drawn elsewhere, perhaps with older weights (rollout.max_staleness), what differs is weighed (losses/mismatch.py) and told.
 """
 
 from __future__ import annotations
 
-import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import astuple, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from preftune.data.batches import Encoded, Group, shuffled
+from preftune.data.batches import Encoded, Group, batch_indices
 from preftune.data.rows import Rows
 from preftune.errors import DataError, PreftuneError
-from preftune.losses.kl import k1, k3
+from preftune.losses.kl import k1
+from preftune.losses.mismatch import Mismatch, mismatch, truncated_weights
+from preftune.losses.policy import policy_ratio
 from preftune.losses.scores import Moments, add_missing_end, replace_missing_end, with_values
-from preftune.manifest import content_seed, disk_errors, hash_folder, read_manifest
-from preftune.models.adapter import adapter_off, trainable
+from preftune.manifest import content_seed, hash_folder, read_manifest
+from preftune.models.adapter import adapter_off
 from preftune.models.load import batch_logprobs, device_of, find, load_causal_lm
 from preftune.models.one_base import ON_BASE, reward_role
-from preftune.parallel import world
 from preftune.progress import Progress
+from preftune.rollout.ahead import Ahead, Wait
+from preftune.rollout.backends import LocalRollout, VllmRollout
 from preftune.rollout.client import Sampler, Sampling, Start
 from preftune.rollout.generate import Sample
 from preftune.rollout.reward_probes import known_findings
@@ -41,15 +44,11 @@ from preftune.rollout.rewards.total import open_rewards
 from preftune.rollout.score import token_table
 from preftune.stages.common import Room
 from preftune.stages.online_config import OnlineConfig
-from preftune.training.health import findings, text_metrics
-from preftune.training.loop import SAMPLES, Loop, read_metrics
-from preftune.training.plan import steps_of
-from preftune.training.step import Loss, Step, micro_batches, train_step
+
+RatioOf = Callable[[Tensor, Tensor, Tensor], Tensor]  # of (log-probs, those of the sampling policy, mask), all [S, N]
 
 SAMPLER_GAP = 0.05  # nats; a wrong temperature or mask is far above, float32 arithmetic far below
 NO_SPREAD = 1e-6  # scores of one step that spread less than this, relative to their size, are all equal
-FIRST_KL = 1e-3  # nats a token, half the square of 4.5 %; what bfloat16 makes of 1 is far below
-SAMPLES_KEPT = 4  # texts a step, for the report
 
 
 @dataclass(frozen=True)
@@ -69,12 +68,17 @@ class Draw:
 
 @dataclass(frozen=True)
 class Experience(Draw):
-    """A draw with its log-probs, [S, N] by completion, left-aligned, on the CPU; behaviour: of the policy that sampled."""
+    """A draw with its log-probs, [S, N] by completion, left-aligned, on the CPU.
 
-    behaviour_logprobs: Tensor
+    proximal: of the policy before it learns from this step, by the trainer. behaviour: of the policy that sampled, which was perhaps an
+    older one, by the sampler. mismatch: between these two, where both are there already.
+    """
+
+    proximal_logprobs: Tensor
     ref_logprobs: Tensor
+    behaviour_logprobs: Tensor
     mask: Tensor
-    sampler_gap: float
+    mismatch: Mismatch | None
 
     def rows(self, table: Tensor, groups: Sequence[Group], like: Tensor) -> Tensor:
         """Return the rows of these groups' completions in a table [S, N], cut to the width of `like` and on its device."""
@@ -86,7 +90,7 @@ class Experience(Draw):
 
     def kl(self) -> Tensor:
         """Return log π − log ref of each completion, nats, [S]: k1 summed over its tokens."""
-        return k1(self.behaviour_logprobs, self.ref_logprobs, self.mask).sum(1)
+        return k1(self.proximal_logprobs, self.ref_logprobs, self.mask).sum(1)
 
 
 class Rollouts:
@@ -94,6 +98,10 @@ class Rollouts:
 
     def __init__(self, config: OnlineConfig, room: Room, progress: Progress) -> None:
         self.config, self.room = config, room
+        self.prompts = prompts_of(config, room)
+        self.elsewhere = not isinstance(config.rollout, LocalRollout)
+        # What the trainer's own processes draw is the very policy that learns: there is nothing to weigh.
+        self.cap = None if isinstance(config.rollout, LocalRollout) else config.rollout.importance_cap
         device = device_of(room.model)
         self.facts = facts_of(room.snapshot)
         # From the same base, the reward model is an adapter and a head on the policy's, which is then in memory once.
@@ -121,22 +129,38 @@ class Rollouts:
             Sampling(config.samples_per_prompt, config.max_new_tokens, config.temperature, room.renderer.stop_ids, room.renderer.pad_id),
             progress.note,
         )
+        self.ahead = Ahead(self._begin, staleness=config.rollout.max_staleness, total=config.steps)
         # Without an adapter to switch off, the reference is a second, frozen copy of the start.
         whole = config.adapter is None
         self.reference = load_causal_lm(find(config.model, room.project), device=device).requires_grad_(False) if whole else None
 
-    def draw(self, groups: Sequence[Group], step: int, state: dict[str, Any], *, again: int = 0) -> Draw:
-        """Sample completions of these prompts and score them.
+    def places(self, step: int) -> list[int]:
+        """Return the places of a step's prompts among all."""
+        return batch_indices(len(self.prompts.groups), self.config.prompts_per_step, step, seed=self.config.seed)
 
-        state: the loop's; the unit of the scores is kept there. again: how often this step has drawn before.
+    def _begin(self, batch: int, version: int) -> Wait:
+        prompts, keys, seed = self._asked([self.prompts.groups[i] for i in self.places(batch)], batch)
+        return self.sampler.begin(prompts, keys, seed=seed, version=version)
+
+    def _asked(self, groups: Sequence[Group], step: int, *more: int) -> tuple[list[tuple[int, ...]], list[str], int]:
+        return [g.prompt for g in groups], [str(g.index) for g in groups], content_seed(self.config.seed, step, *more)
+
+    def draw(self, places: Sequence[int], step: int, state: dict[str, Any], *, again: int = 0) -> Draw:
+        """Sample completions of the prompts at these places and score them.
+
+        At first a step's own places, with the weights that its batch is to have (rollout/ahead.py); again, which is how often this step has
+        drawn before, any others, with the policy as it is. state: the loop's; the unit of the scores is kept there.
         """
-        config = self.config
-        samples = self.sampler.draw(
-            [g.prompt for g in groups],
-            [str(g.index) for g in groups],
-            seed=content_seed(config.seed, step, *([again] if again else [])),
-            version=step,
-        )
+        config, began = self.config, time.monotonic()
+        groups = [self.prompts.groups[i] for i in places]
+        if again or not self.ahead.staleness:
+            prompts, keys, seed = self._asked(groups, step, *([again] if again else []))
+            samples = self.sampler.draw(prompts, keys, seed=seed, version=step)
+        else:
+            samples = self.ahead.take(step)
+        told = self.sampler.health()
+        if self.elsewhere:
+            told |= {"rollout/staleness": float(step - samples[0].version), "rollout/wait_seconds": time.monotonic() - began}
         k = config.samples_per_prompt
         drawn = [Group(g.prompt, tuple(s.ids for s in samples[i * k : (i + 1) * k]), i) for i, g in enumerate(groups)]
         scored = self.rewards.score(self._asks(groups, samples), drawn)
@@ -145,7 +169,11 @@ class Rollouts:
         _set_unit(state, known if len(known) > 1 else scored.total[~scored.failed], config.scoring.unit)
         scores = _shaped((scored.total - state["mean"]) / state["sd"], finished, config)
         failed = scored.failed & finished
-        return Draw(drawn, samples, _filled(scores, failed, k), failed=failed, told=scored.metrics() | self.sampler.health())
+        return Draw(drawn, samples, _filled(scores, failed, k), failed=failed, told=scored.metrics() | told)
+
+    def keep(self, state: dict[str, Any]) -> None:
+        """Put into the loop's state, before it is saved, what is drawn ahead of the steps that are done."""
+        self.ahead.keep(state)
 
     def kept_open(self, steps: Iterable[int]) -> Iterator[int]:
         """Yield the steps, and give back at their end what the sampler holds elsewhere."""
@@ -162,19 +190,39 @@ class Rollouts:
             for at in (groups[sample.prompt_index].index,)
         ]
 
-    def measure(self, draw: Draw, where: str, *, once: bool = False) -> Experience:
+    def measure(self, draw: Draw, step: int, where: str, *, once: bool = False, ratio_of: RatioOf = policy_ratio) -> Experience:
         """Take the log-probs of a draw. where: for the error. Raises PreftuneError where the sampler's own are others.
 
-        once: the sampler's are taken, since the one optimiser step that learns from them has the trainer's beside it (`sampler_gap`).
+        once: the sampler's are taken, since the one optimiser step that learns from them has the trainer's beside it (`compare`); of none
+        but samples that the policy as it is now has drawn. ratio_of: what the method weighs a token by.
         """
-        room, gap = self.room, 0.0
-        logprobs = torch.nn.utils.rnn.pad_sequence([torch.tensor(s.logprobs) for s in draw.samples], batch_first=True)
+        sampled = torch.nn.utils.rnn.pad_sequence([torch.tensor(s.logprobs) for s in draw.samples], batch_first=True)
         ref_logprobs, mask = self._reference(draw.groups)
+        old, found = sampled, None
         if not once:
-            sampled = logprobs
-            logprobs, _ = self.policy_logprobs(draw.groups)
-            gap = sampler_gap(logprobs, sampled, mask, room, where)
-        return Experience(draw.groups, draw.samples, draw.scores, logprobs, ref_logprobs, mask, gap, failed=draw.failed, told=draw.told)
+            old, _ = self.policy_logprobs(draw.groups)
+            found = self.compare(old, sampled, mask, where, ratio_of=ratio_of, stale=any(s.version != step for s in draw.samples))
+        tables = old, ref_logprobs, sampled, mask
+        return Experience(draw.groups, draw.samples, draw.scores, *tables, found, failed=draw.failed, told=draw.told)
+
+    def compare(
+        self, logprobs: Tensor, sampled: Tensor, mask: Tensor, where: str, *, ratio_of: RatioOf = policy_ratio, stale: bool = False
+    ) -> Mismatch:
+        """Return how far the sampler's log-probs are from the trainer's. Raises PreftuneError where they differ and are of one policy."""
+        found = mismatch(logprobs, sampled, ratio_of(logprobs, sampled, mask), mask, cap=self.cap)
+        if not stale and self.room.model.dtype == torch.float32:
+            insist_on_one_policy(found, where, engine=isinstance(self.config.rollout, VllmRollout))
+        return found
+
+    def told(self, found: Mismatch) -> dict[str, float]:
+        """Return what a step's metrics say of the sampler and the trainer."""
+        return {"policy/sampler_gap": found.largest, **(found.told() if self.elsewhere else {})}
+
+    def weighed(self, losses: Tensor, old: Tensor, sampled: Tensor, mask: Tensor, *, ratio_of: RatioOf = policy_ratio) -> Tensor:
+        """Return the policy's loss of each token, [S, N], weighed for its having been drawn by another policy than learns."""
+        if self.cap is None:
+            return losses
+        return losses * truncated_weights(ratio_of(old, sampled, mask), mask, cap=self.cap)
 
     def policy_logprobs(self, groups: Sequence[Group]) -> tuple[Tensor, Tensor]:
         """Return (log π of each completion token [S, N], mask [S, N]) of the policy as it is now."""
@@ -198,16 +246,19 @@ class Rollouts:
             return self.table(lambda b: batch_logprobs(model, b, temperature=self.config.temperature)[0], groups)
 
 
-def sampler_gap(logprobs: Tensor, sampled: Tensor, mask: Tensor, room: Room, where: str) -> float:
-    """Return by how much the trainer's and the sampler's log-prob of a token differ at most, nats. Raises PreftuneError on too much."""
-    gap = float(torch.where(mask, logprobs - sampled, 0.0).abs().max())
-    if gap > SAMPLER_GAP and room.model.dtype == torch.float32:
+def insist_on_one_policy(found: Mismatch, where: str, *, engine: bool) -> None:
+    """Raise PreftuneError where sampler and trainer cannot have the same policy.
+
+    engine: another's, which may compute in another dtype, so that single tokens differ by more: it is held to the mean.
+    """
+    gap = found.mean if engine else found.largest
+    if gap > SAMPLER_GAP:
+        what = f"the log-probs of sampler and trainer are {gap:.3f} nats apart in the mean" if engine else ""
         raise PreftuneError(
-            f"sampler and trainer disagree on a token's log-prob by {gap:.3f} nats",
+            what or f"sampler and trainer disagree on a token's log-prob by {gap:.3f} nats",
             where,
             "One of temperature, mask, positions or dropout differs between them: report this with the model's name.",
         )
-    return gap
 
 
 def shares_base(config: OnlineConfig, room: Room) -> bool:
@@ -278,111 +329,3 @@ def prompts_of(config: OnlineConfig, room: Room) -> Encoded:
     if not groups:
         raise DataError("no prompt fits", config.data, "Raise max_tokens or lower max_new_tokens.")
     return encoded
-
-
-def minibatches(config: OnlineConfig, groups: Sequence[Group], step: int) -> Iterator[list[Group]]:
-    """Yield a step's groups minibatch by minibatch, epoch by epoch, each epoch in an order of its own (by the seed)."""
-    for epoch in range(config.epochs):
-        order = shuffled(len(groups), seed=content_seed(config.seed, step) % 2**31, epoch=epoch)
-        size = -(-len(order) // config.minibatches)
-        for at in range(0, len(order), size):
-            yield [groups[i] for i in order[at : at + size]]
-
-
-def optimise(
-    config: OnlineConfig,
-    groups: Sequence[Group],
-    *,
-    count: Callable[[list[Group]], float],
-    loss: Callable[[list[Group]], Loss],
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    lr: float,
-    where: str,
-) -> Step:
-    """Do one optimiser step on a minibatch of groups, cut by the token budget. count: the total weight of a part."""
-    return train_step(
-        micro_batches(groups, config.token_budget),
-        count=count,
-        loss=loss,
-        parameters=trainable(model).values(),
-        optimiser=optimiser,
-        lr=lr,
-        max_grad_norm=config.max_grad_norm,
-        where=where,
-        name_batch=lambda part: "prompts " + ", ".join(str(g.index) for g in part),
-    )
-
-
-def learned_tokens(groups: Sequence[Group]) -> float:
-    """Return how many completion tokens these groups have."""
-    return float(sum(g.num_completion_tokens for g in groups))
-
-
-def insist_on_ratio_1(ratio: float, where: str, *, approx_kl: float = 0.0) -> None:
-    """Raise PreftuneError unless the policy that learns first is the one that sampled.
-
-    ratio: the mean over tokens, in which some above and some below could make 1. approx_kl: half their mean squared log-ratio, which
-    they cannot make 0.
-    """
-    if abs(ratio - 1) > 0.02 or approx_kl > FIRST_KL:
-        raise PreftuneError(f"the first ratio is {ratio:.4f} and not 1", where, "Is dropout on? Report this.")
-
-
-def means(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Return the mean of each metric over the optimiser steps of a round."""
-    return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
-
-
-def health(experience: Experience) -> dict[str, float]:
-    """Return what a step's samples say of the policy that wrote them."""
-    finished = [s.finished for s in experience.samples]
-    lengths = [len(s.ids) for s in experience.samples]
-    return {
-        "reward/score": float(experience.scores.mean()),
-        "kl/reference": float(experience.kl().mean()),
-        "length/completion": sum(lengths) / len(lengths),
-        "length/finished": sum(finished) / len(finished),
-        "reward/score_sd": float(experience.scores.std(correction=0)),
-        "kl/k3": float(k3(experience.behaviour_logprobs, experience.ref_logprobs, experience.mask).sum(1).mean()),
-        "policy/sampler_gap": experience.sampler_gap,
-        **text_metrics([sample.ids for sample in experience.samples]),
-        **experience.told,
-    }
-
-
-def watch(loop: Loop, config: OnlineConfig, *, kl_target: float | None = None) -> str | None:
-    """Say each trouble once that the run's rows show, and return the name of one that the run is to stop on."""
-    said, texts = loop.state.setdefault("troubles", []), loop.state.setdefault("warnings", [])
-    found = world.from_main(lambda: findings(read_metrics(loop.work.path), kl_target=kl_target))
-    for trouble in found:
-        if trouble.name not in said:
-            said.append(trouble.name)
-            texts.append(trouble.text)
-            loop.progress.note(trouble.text)
-    stop = next((trouble.name for trouble in found if trouble.name in config.stop_on), None)
-    if stop is not None:
-        loop.progress.note(f'Stopped after step {loop.done} of {loop.total}, since stop_on names "{stop}".')
-    return stop
-
-
-def keep_samples(folder: Path, step: int, experience: Experience, room: Room) -> None:
-    """Append some of a step's texts to samples.jsonl, with their scores and log-ratios."""
-    if not world.is_main():
-        return
-    kl = experience.kl()
-    every = max(1, len(experience.samples) // SAMPLES_KEPT)
-    prompts = [group.prompt for group in experience.groups for _ in group.completions]
-    with disk_errors(folder), (folder / SAMPLES).open("a", encoding="utf-8") as file:
-        for row in range(0, len(experience.samples), every):
-            sample = experience.samples[row]
-            prompt, text = room.renderer.tokenizer.decode(prompts[row]), room.renderer.decode(sample.ids)
-            line = {"step": step + 1, "prompt": prompt, "completion": text, "score": float(experience.scores[row]), "kl": float(kl[row])}
-            file.write(json.dumps({**line, "finished": sample.finished}, ensure_ascii=False) + "\n")
-
-
-def planned_steps(config: OnlineConfig, prompts: Encoded) -> list[list[Group]]:
-    """Return the groups of each step for a plan: every completion taken as max_new_tokens long."""
-    filler = tuple([0] * config.max_new_tokens)
-    steps = steps_of(prompts.groups, steps=config.steps, batch_size=config.prompts_per_step, seed=config.seed)
-    return [[Group(g.prompt, (filler,) * config.samples_per_prompt, g.index) for g in step] for step in steps]

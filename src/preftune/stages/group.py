@@ -30,6 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,9 +38,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from preftune.data.batches import Encoded, Group, batch_indices, shuffled
+from preftune.data.batches import Encoded, Group, shuffled
 from preftune.losses.advantages import equal_groups, group_relative, leave_one_out, rewards_to_go, token_rewards, whiten
 from preftune.losses.kl import k3
+from preftune.losses.mismatch import Mismatch
 from preftune.losses.policy import clip_fraction, policy_ratio, sequence_ratio, surrogate
 from preftune.losses.reduce import Average, to_sequences, token_weights
 from preftune.manifest import content_seed
@@ -49,10 +51,9 @@ from preftune.parallel import world
 from preftune.progress import Progress, Silent
 from preftune.rollout.rewards.source import with_reward_model
 from preftune.stages.common import Room, finish, open_room, resolved, save_policy, start
-from preftune.stages.experience import (
-    Draw,
-    Experience,
-    Rollouts,
+from preftune.stages.experience import Draw, Experience, Rollouts, prompts_of, shares_base
+from preftune.stages.online_config import KL_STOP, OnlineConfig
+from preftune.stages.rounds import (
     health,
     insist_on_ratio_1,
     keep_samples,
@@ -61,12 +62,8 @@ from preftune.stages.experience import (
     minibatches,
     optimise,
     planned_steps,
-    prompts_of,
-    sampler_gap,
-    shares_base,
     watch,
 )
-from preftune.stages.online_config import KL_STOP, OnlineConfig
 from preftune.training.loop import Loop
 from preftune.training.optim import adamw, lr_at
 from preftune.training.plan import Plan, make_plan
@@ -157,7 +154,7 @@ def advantages_of(method: Method, experience: Experience, *, samples_per_prompt:
     if method.baseline in ("batch", "batch_group"):
         if method.baseline == "batch_group":
             scores = group_relative(scores.view(-1, samples_per_prompt), scale=False).flatten()
-        rewards = token_rewards(experience.behaviour_logprobs, experience.ref_logprobs, scores, mask, kl_coef=kl_coef)
+        rewards = token_rewards(experience.proximal_logprobs, experience.ref_logprobs, scores, mask, kl_coef=kl_coef)
         return whiten(rewards_to_go(rewards, mask), mask)
     rewards = scores - kl_coef * experience.kl() if kl_coef else scores
     groups = rewards.view(-1, samples_per_prompt)
@@ -192,21 +189,22 @@ def _run(kind: Literal["rloo", "grpo"], config: RLOOConfig | GRPOConfig, out: Pa
     policy: nn.Module = policy_role(room.model) if rollouts.one_base else room.model
     optimiser = adamw(policy, eps=ADAM_EPS)
     progress.note(f"policy: {room.trained_parameters:,} trained parameters{'; all roles on one base' if rollouts.one_base else ''}")
-    prompts = prompts_of(config, room)
-    loop = Loop(work, name=name, total=config.steps, models={"policy": policy}, optimisers={"policy": optimiser}, progress=progress)
+    models, optimisers = {"policy": policy}, {"policy": optimiser}
+    loop = Loop(work, name=name, total=config.steps, models=models, optimisers=optimisers, progress=progress, before_save=rollouts.keep)
+    rollouts.ahead.restore(loop.state)
     stopped, told = None, False
 
     for step in rollouts.kept_open(loop.steps()):
         where = f"{name} step {step + 1}"
-        draw, counted = _draw(rollouts, method, prompts, step, loop.state)
+        draw, counted = _draw(rollouts, method, step, loop.state)
         if not told and counted["groups/equal"] == 1 and float(draw.scores.std(correction=0)) == 0:
             told = True
             progress.note(f"{where}: every completion scored {float(draw.scores[0]):.3g} sd, so the reward tells nothing apart.")
-        once = config.epochs == config.minibatches == 1
-        experience = rollouts.measure(draw, where, once=once)
+        once = _once(config)
+        experience = rollouts.measure(draw, step, where, once=once, ratio_of=partial(ratio_of, method))
         advantages = advantages_of(method, experience, samples_per_prompt=config.samples_per_prompt)
         lr = config.lr * lr_at(step, total=config.steps, lr=1.0, warmup=config.warmup)
-        learned = _Update(config, method, room, policy, experience, advantages, once, where).learn(optimiser, step, lr)
+        learned = _Update(rollouts, method, policy, experience, advantages, once, where).learn(optimiser, step, lr)
         keep_samples(work.path, step, experience, room)
         loop.log(step, {**health(experience), **learned, **counted, "lr": lr})
         stopped = watch(loop, config)
@@ -215,27 +213,32 @@ def _run(kind: Literal["rloo", "grpo"], config: RLOOConfig | GRPOConfig, out: Pa
     save_policy(room, work.path)
     facts = {"score_mean": loop.state["mean"], "score_sd": loop.state["sd"], "one_base": rollouts.one_base, "method": asdict(method)}
     facts |= {"warnings": loop.state["warnings"], "stopped_on": stopped}
-    return finish(room, work, final, loop, prompts, steps=loop.done, **facts)
+    return finish(room, work, final, loop, rollouts.prompts, steps=loop.done, **facts)
 
 
-def _draw(rollouts: Rollouts, method: Method, prompts: Encoded, step: int, state: dict[str, Any]) -> tuple[Draw, dict[str, float]]:
+def _once(config: RLOOConfig | GRPOConfig) -> bool:
+    """Say whether the policy that learns from a step's samples is always the very one that has drawn them."""
+    return config.epochs == config.minibatches == 1 and config.rollout.max_staleness == 0
+
+
+def _draw(rollouts: Rollouts, method: Method, step: int, state: dict[str, Any]) -> tuple[Draw, dict[str, float]]:
     """Sample a step's completions. Where the method refills, groups that scored all alike make room for others, while any are found."""
     config, k = rollouts.config, rollouts.config.samples_per_prompt
     asked = alike = refills = 0
 
     def sample(places: Sequence[int]) -> tuple[Draw, list[int]]:
         nonlocal asked, alike
-        draw = rollouts.draw([prompts.groups[i] for i in places], step, state, again=refills)
+        draw = rollouts.draw(places, step, state, again=refills)
         differing = [place for place, same in enumerate(equal_groups(draw.scores.view(-1, k)).tolist()) if not same]
         asked, alike = asked + len(places), alike + len(places) - len(differing)
         return draw, differing
 
-    chosen = batch_indices(len(prompts.groups), config.prompts_per_step, step, seed=config.seed)
+    chosen = rollouts.places(step)
     first, differing = sample(chosen)
     found = [(first, differing)]
     while (missing := len(chosen) - sum(len(places) for _, places in found)) and refills < method.refills:
         refills += 1
-        order = shuffled(len(prompts.groups), seed=content_seed(config.seed, step, "refill") % 2**31, epoch=refills)
+        order = shuffled(len(rollouts.prompts.groups), seed=content_seed(config.seed, step, "refill") % 2**31, epoch=refills)
         found.append(sample(order[:missing]))
     some = any(places for _, places in found)
     draw = _only(found, k) if method.refills and some else first
@@ -264,22 +267,21 @@ def _failed(draw: Draw) -> Tensor:
 class _Update:
     """What is learned from one step's experience. once: in one optimiser step, so that the policy that learns is the one that sampled."""
 
-    config: RLOOConfig | GRPOConfig
+    rollouts: Rollouts
     method: Method
-    room: Room
     policy: nn.Module
     experience: Experience
     advantages: Tensor
     once: bool
     where: str
-    gaps: list[float] = field(default_factory=list)  # to the sampler, of each micro-batch; filled where `once`
+    found: list[Mismatch] = field(default_factory=list)  # to the sampler, of each micro-batch; filled where `once`
 
     def learn(self, optimiser: torch.optim.Optimizer, step: int, lr: float) -> dict[str, float]:
         """Do the epochs over the step's samples; return the means of the metrics over all optimiser steps."""
-        done: list[dict[str, float]] = []
-        for minibatch in minibatches(self.config, self.experience.groups, step):
+        config, done = self.rollouts.config, list[dict[str, float]]()
+        for minibatch in minibatches(config, self.experience.groups, step):
             made = optimise(
-                self.config,
+                config,
                 minibatch,
                 count=learned_tokens if self.method.average == "tokens" else _completions,
                 loss=self.loss,
@@ -293,24 +295,25 @@ class _Update:
             done.append({**made.metrics, "loss/policy": made.loss, "grad_norm": made.grad_norm})
             if made.metrics["policy/approx_kl"] > KL_STOP:
                 break
-        gaps = [gap for gaps in world.of_all(self.gaps) for gap in gaps]
-        told = {"policy/sampler_gap": max(gaps)} if gaps else {}
+        found = self.experience.mismatch or sum((one for own in world.of_all(self.found) for one in own), Mismatch())
+        told = self.rollouts.told(found)
         return {**means(done), **told, "policy/updates": float(len(done))}
 
     def loss(self, groups: list[Group]) -> Loss:
         """Return the loss of a micro-batch of groups, token by token."""
-        experience, method = self.experience, self.method
-        tokens = self.room.batch(groups)
-        logprobs, entropy = batch_logprobs(self.room.model, tokens, temperature=self.config.temperature)
+        experience, method, rollouts = self.experience, self.method, self.rollouts
+        config, room, ratio_by = rollouts.config, rollouts.room, partial(ratio_of, method)
+        tokens = room.batch(groups)
+        logprobs, entropy = batch_logprobs(room.model, tokens, temperature=config.temperature)
         new, mask = to_sequences(logprobs, tokens.sequence, tokens.num_sequences)
-        tables = (experience.behaviour_logprobs, experience.ref_logprobs, self.advantages)
-        old, ref, advantages = (experience.rows(table, groups, mask) for table in tables)
+        tables = (experience.proximal_logprobs, experience.ref_logprobs, experience.behaviour_logprobs, self.advantages)
+        old, ref, sampled, advantages = (experience.rows(table, groups, mask) for table in tables)
         if self.once:
             # The log-probs of this very pass are those of the policy that sampled: a pass of their own would give the same.
-            self.gaps.append(sampler_gap(new.detach(), old, mask, self.room, self.where))
             old = new.detach()
-        ratio = ratio_of(method, new, old, mask)
-        values = surrogate(ratio, advantages, mask, clip=method.clip)
+            self.found.append(rollouts.compare(old, sampled, mask, self.where, ratio_of=ratio_by))
+        ratio = ratio_by(new, old, mask)
+        values = rollouts.weighed(surrogate(ratio, advantages, mask, clip=method.clip), old, sampled, mask, ratio_of=ratio_by)
         if method.kl_in == "loss" and method.kl_coef:
             values = values + method.kl_coef * k3(new, ref, mask)
         below, above = method.clip
@@ -321,7 +324,7 @@ class _Update:
             "policy/approx_kl": mean_metric(0.5 * (new - old) ** 2, mask),
             "entropy": mean_metric(entropy, tokens.completion_mask),
         }
-        return Loss(values, token_weights(mask, method.average, longest=self.config.max_new_tokens), metrics)
+        return Loss(values, token_weights(mask, method.average, longest=config.max_new_tokens), metrics)
 
 
 def _completions(groups: Sequence[Group]) -> float:
@@ -343,7 +346,6 @@ def _plan(kind: str, config: RLOOConfig | GRPOConfig, out: Path) -> Plan:
     prompts = prompts_of(config, room)
     batches = planned_steps(config, prompts)
     # Forward passes: sampling (about two: a token at a time is slower), the reward model, the reference, and the old log-probs.
-    once = config.epochs == config.minibatches == 1
     return make_plan(
         kind,
         room.model,
@@ -355,7 +357,7 @@ def _plan(kind: str, config: RLOOConfig | GRPOConfig, out: Path) -> Plan:
         tree=room.tree,
         apart=room.apart,
         passes=config.epochs,
-        forward_passes=4 if once else 5,
+        forward_passes=4 if _once(config) else 5,
         resident_models=_resident_models(config, room),
     )
 

@@ -33,7 +33,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from preftune.data.batches import Encoded, Group, batch_indices
+from preftune.data.batches import Encoded, Group
 from preftune.losses.advantages import explained_variance, gae, scale_around_mean, whiten, with_score
 from preftune.losses.kl import adapt_kl_coef, k1, k2, k3
 from preftune.losses.policy import clip_fraction, clipped_surrogate, clipped_value_loss, policy_ratio, value_loss
@@ -46,25 +46,21 @@ from preftune.models.one_base import policy_role
 from preftune.parallel import world
 from preftune.progress import Progress, Silent
 from preftune.stages.common import Room, finish, open_room, resolved, save_policy, start
-from preftune.stages.experience import (
-    Experience,
-    Rollouts,
+from preftune.stages.experience import Experience, Rollouts, learnable, prompts_of, shares_base
+from preftune.stages.ppo_config import PPOConfig as PPOConfig  # is told by this stage, as those of the others
+from preftune.stages.ppo_critic import Critic, open_critic
+from preftune.stages.ptx import open_mix
+from preftune.stages.rounds import (
     health,
     insist_on_ratio_1,
     keep_samples,
-    learnable,
     learned_tokens,
     means,
     minibatches,
     optimise,
     planned_steps,
-    prompts_of,
-    shares_base,
     watch,
 )
-from preftune.stages.ppo_config import PPOConfig as PPOConfig  # is told by this stage, as those of the others
-from preftune.stages.ppo_critic import Critic, open_critic
-from preftune.stages.ptx import open_mix
 from preftune.tensors import TokenBatch
 from preftune.training.loop import Loop
 from preftune.training.moving import MovingReference
@@ -104,15 +100,23 @@ def run(config: PPOConfig, out: Path = Path("runs"), *, progress: Progress | Non
         return final
     room = open_room(config, out, progress)
     learner = _Learner(config, room, progress)
-    prompts = prompts_of(config, room)
-    loop = Loop(work, name="PPO", total=config.steps, models=learner.models, optimisers=learner.optimisers, progress=progress)
+    rollouts = learner.rollouts
+    loop = Loop(
+        work,
+        name="PPO",
+        total=config.steps,
+        models=learner.models,
+        optimisers=learner.optimisers,
+        progress=progress,
+        before_save=rollouts.keep,
+    )
+    rollouts.ahead.restore(loop.state)
     loop.state.setdefault("kl_coef", config.kl_coef)
     learner.follow_policy(loop.state)
     stopped = None
 
-    for step in learner.rollouts.kept_open(loop.steps()):
-        chosen = batch_indices(len(prompts.groups), config.prompts_per_step, step, seed=config.seed)
-        batch = learner.sample([prompts.groups[i] for i in chosen], step, loop.state)
+    for step in rollouts.kept_open(loop.steps()):
+        batch = learner.sample(step, loop.state)
         metrics = learner.learn(batch, step)
         seen = health(batch.experience)
         if config.kl_target is not None:
@@ -129,11 +133,11 @@ def run(config: PPOConfig, out: Path = Path("runs"), *, progress: Progress | Non
     if world.is_main():
         with disk_errors(work.path):
             save_file(critic, work.path / "critic.safetensors")
-    one_base = learner.rollouts.one_base
+    one_base = rollouts.one_base
     save_policy(room, work.path)
     facts = {"score_mean": loop.state["mean"], "score_sd": loop.state["sd"], "one_base": one_base}
     facts |= {"warnings": loop.state["warnings"], "stopped_on": stopped}
-    return finish(room, work, final, loop, prompts, steps=loop.done, **facts)
+    return finish(room, work, final, loop, rollouts.prompts, steps=loop.done, **facts)
 
 
 class _Learner:
@@ -160,12 +164,12 @@ class _Learner:
         if self.config.reference_ema is not None:
             self.moving = MovingReference(self.policy, state)
 
-    def sample(self, groups: list[Group], step: int, state: dict[str, Any]) -> Batch:
+    def sample(self, step: int, state: dict[str, Any]) -> Batch:
         """Sample, score and weigh one step's completions."""
         config = self.config
-        draw = learnable(self.rollouts.draw(groups, step, state))
-        experience = self.rollouts.measure(draw, f"PPO step {step + 1}")
-        logprobs, mask = experience.behaviour_logprobs, experience.mask
+        draw = learnable(self.rollouts.draw(self.rollouts.places(step), step, state))
+        experience = self.rollouts.measure(draw, step, f"PPO step {step + 1}")
+        logprobs, mask = experience.proximal_logprobs, experience.mask
         values, _ = self.rollouts.table(self._values, experience.groups)
         anchor = experience.ref_logprobs
         if self.moving is not None:  # the KL that is told stays that to the start
@@ -201,7 +205,8 @@ class _Learner:
                 break
         if self.moving is not None and config.reference_ema is not None:
             self.moving.follow(1 - config.reference_ema)
-        return {**means(done), "policy/updates": float(len(done)), "lr": config.lr * scale}
+        of_sampler = self.rollouts.told(batch.experience.mismatch) if batch.experience.mismatch is not None else {}
+        return {**means(done), **of_sampler, "policy/updates": float(len(done)), "lr": config.lr * scale}
 
     def _policy_step(self, batch: Batch, minibatch: list[Group], step: int, update: int, lr: float) -> dict[str, float]:
         """Do one optimiser step on the policy, with what else its gradient holds: the mix, and a critic that is a head on it."""
@@ -235,8 +240,10 @@ class _Learner:
         hidden = hidden_states(self.room.model, tokens)
         logprobs, entropy = logprobs_of(hidden, self.room.model, tokens, temperature=config.temperature)
         new, mask = to_sequences(logprobs, tokens.sequence, tokens.num_sequences)
-        old, advantages = (experience.rows(x, groups, mask) for x in (experience.behaviour_logprobs, batch.advantages))
+        tables = (experience.proximal_logprobs, experience.behaviour_logprobs, batch.advantages)
+        old, sampled, advantages = (experience.rows(table, groups, mask) for table in tables)
         values = clipped_surrogate(new, old, advantages, mask, clip_range=config.clip_range)
+        values = self.rollouts.weighed(values, old, sampled, mask)
         ratio = policy_ratio(new, old, mask).detach()
         count = float(mask.sum())
         metrics = {

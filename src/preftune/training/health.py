@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Trouble = Literal["length", "kl", "entropy", "unfinished", "clipped", "critic", "repetition", "alike"]
+Trouble = Literal["length", "kl", "entropy", "unfinished", "clipped", "critic", "repetition", "alike", "mismatch"]
 Row = Mapping[str, float]
 
 WINDOW = 3  # rows whose mean is taken, at the start and at the end
@@ -26,6 +26,7 @@ CLIPPED = 0.3  # share of the tokens
 BLIND_ROWS = 10  # in which the critic foresees less than the mean does
 REPEATED, REPEATED_MORE = 0.3, 0.15  # share of an answer's runs of four tokens; and by how much more than at the start
 DISTINCT_LEFT, SPREAD_LEFT = 0.5, 0.1  # of the start's
+EFFECTIVE, CUT, APART = 0.5, 0.05, 0.03  # share of the samples that count, share of the tokens, nats a token
 GRAM = 4  # tokens
 
 
@@ -68,6 +69,7 @@ def findings(rows: Sequence[Row], *, kl_target: float | None = None) -> list[Fin
         "critic": lambda: _critic(rows),
         "repetition": lambda: _repetition(early, late),
         "alike": lambda: _alike(early, late),
+        "mismatch": lambda: _mismatch(late),
     }
     return [Finding(name, text) for name, look in looked.items() if (text := look()) is not None]
 
@@ -158,3 +160,19 @@ def _alike(early: Row, late: Row) -> str | None:
     if spread is not None and spread[0] > 0 and spread[1] < SPREAD_LEFT * spread[0]:
         return f"Scores become alike: their spread within a step is {spread[1]:.2g} sd, and was {spread[0]:.2g}: little to learn from."
     return None
+
+
+def _mismatch(late: Row) -> str | None:
+    told = [late.get(f"mismatch/{name}") for name in ("ess", "cut", "kl")]
+    if None in told:
+        return None
+    share, cut, kl = (float(number) for number in told if number is not None)
+    if share >= EFFECTIVE and cut <= CUT and kl <= APART:
+        return None
+    seen = f"they count as {share:.0%} of their number, {cut:.0%} of their tokens have a weight that is cut, KL {kl:.2g} nats a token"
+    if late.get("rollout/staleness", 0.0) > 0:
+        return f"Samples are too old: {seen}. Lower lr or rollout.max_staleness, or take fewer epochs."
+    return (
+        f"The sampler is another policy: {seen}, though its weights are this step's. Its dtype or kernels compute other log-probs than the "
+        "trainer's: serve the model unquantised, in the trainer's dtype."
+    )

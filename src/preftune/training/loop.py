@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,14 +37,23 @@ class Loop:
     """Counts the steps of one run in its unfinished folder.
 
     work: the folder in the making. models, optimisers: what is saved and put back. state: the stage's own numbers (JSON and
-    tensors), changed in place by the stage. A first save is made before the first step, so that a full disk is met at once.
+    tensors), changed in place by the stage. before_save: puts into it what would cost too much at every step. A first save is made before
+    the first step, so that a full disk is met at once.
     """
 
     def __init__(
-        self, work: Work, *, name: str, total: int, models: Mapping[str, nn.Module], optimisers: Mapping[str, Optimizer], progress: Progress
+        self,
+        work: Work,
+        *,
+        name: str,
+        total: int,
+        models: Mapping[str, nn.Module],
+        optimisers: Mapping[str, Optimizer],
+        progress: Progress,
+        before_save: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         self.work, self.name, self.total, self.progress = work, name, total, progress
-        self.models, self.optimisers = models, optimisers
+        self.models, self.optimisers, self._before_save = models, optimisers, before_save
         self.state: dict[str, Any] = {"seconds": 0.0}
         # Counted now: a model that is merged at the end has other parameters then.
         self.trained_parameters = {name: sum(p.numel() for p in trainable(model).values()) for name, model in models.items()}
@@ -102,6 +111,8 @@ class Loop:
 
     def save(self, step: int) -> None:
         """Save everything that the run needs to go on after `step` steps."""
+        if self._before_save is not None:
+            self._before_save(self.state)
         began = time.monotonic()
         self.state["seconds"] = self.seconds
         save_training(self._path, models=self.models, optimisers=self.optimisers, step=step, state=self.state)
