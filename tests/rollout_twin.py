@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from preftune.models.adapter import add_adapter
-from preftune.models.load import load_causal_lm
+from preftune.models.load import load_whole
 from preftune.rollout.client import Start, Weights, draw_here, named_weights
 
 
@@ -17,7 +17,7 @@ class Twin:
     """A `Client`. asked: (version, seed) of each draw, in their order. before: called with the draw's number before it is made."""
 
     def __init__(self, start: Start, before: Callable[[int], None] = lambda number: None) -> None:
-        whole = load_causal_lm(start.base, trained_whole=start.adapter is None)
+        whole = load_whole(start.base, torch.device("cpu"), torch.float32)  # whole in the first of several processes, which alone has it
         self.model: Any = whole if start.adapter is None else add_adapter(whole, start.adapter, seed=0)
         self.before, self.held, self.closed = before, None, False
         self.asked: list[tuple[int | None, int]] = []

@@ -1,0 +1,76 @@
+"""Two processes whose batches are drawn ahead learn what one does, also when they are stopped and go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.rollout_twin import Twin
+
+from preftune.rollout import client
+from preftune.training.loop import read_metrics
+
+SETTINGS = {
+    "steps": 4,
+    "prompts_per_step": 4,
+    "samples_per_prompt": 2,
+    "seed": 23,
+    "rollout": {"backend": "ray", "max_staleness": 2},
+}
+SCRIPT = """
+import json, os, signal, sys
+from preftune._cli_output import run_app
+from preftune.cli import app
+from preftune.rollout import client
+from preftune.training.loop import Loop
+from tests.rollout_twin import Twin
+
+client.open_client = lambda config, start, note: Twin(start)
+log, stop = Loop.log, [0]
+
+def log_and_stop(self, step, metrics):
+    log(self, step, metrics)
+    if step + 1 == stop[0] and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGTERM)
+
+Loop.log = log_and_stop
+for words, stop[0] in json.loads(sys.argv[1]):
+    code = run_app(app, words, debug=False)
+    if code:
+        break
+sys.stdout.flush()
+sys.stderr.flush()
+os._exit(code)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_draw_ahead_as_one_does_and_go_on_where_they_were_stopped(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(client, "open_client", lambda config, start, note: Twin(start))
+    one = toy.run("rloo", **SETTINGS)
+    there = toy.copy(tmp_path / "two", toy.run("reward"))
+    config = there.folder / "rloo.yaml"
+    config.write_text(yaml.safe_dump(there.config("rloo", **SETTINGS).model_dump(mode="json")), encoding="utf-8")
+    script = there.folder / "commands.py"
+    script.write_text(SCRIPT, encoding="utf-8")
+    unbroken, stopped = str(there.folder / "unbroken"), str(there.folder / "stopped")
+    commands = [(["train", "rloo", str(config), "--out", out], stop) for out, stop in ((unbroken, 0), (stopped, 2), (stopped, 0))]
+    root = str(Path(__file__).resolve().parents[2])
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script), json.dumps(commands)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([root, *sys.path])},
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    two, again = (read_metrics(Path(out) / one.name) for out in (unbroken, stopped))
+    for name in ("loss/policy", "grad_norm", "reward/score", "rollout/staleness", "mismatch/ess"):
+        expected = [row[name] for row in read_metrics(one)]
+        assert [row[name] for row in two] == pytest.approx(expected, abs=1e-4), name
+        assert [row[name] for row in again] == [row[name] for row in two], name
