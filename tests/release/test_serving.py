@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import time
@@ -9,12 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
+from starlette.requests import Request
 from tests.serving_site import listening
 
 from preftune.models.load import load_causal_lm, load_renderer
 from preftune.records import Message
 from preftune.release.serving.app import Service
 from preftune.release.serving.arms import Arm
+from preftune.release.serving.asked import AskedFeedback
+from preftune.release.serving.problems import Problem, read
 from preftune.release.serving.text import settled
 from preftune.rollout.generate import generate
 
@@ -105,12 +109,13 @@ def test_a_client_that_leaves_gives_its_place_up(served):
         (400, b'{"messages": [', "right", "Invalid JSON"),
         (400, chat(top_logprobs=3), "right", "goes with logprobs"),
         (400, chat(logprobs=True, top_logprobs=21), "right", "top_logprobs"),
-        (400, chat(colour="red"), "right", "colour"),
+        (400, chat(colour="red"), "right", "colour: this server knows no such setting, and ignoring it"),
+        (400, {"model": "auto"}, "right", "messages: it is needed and missing."),
         (400, chat("word " * 100_000), "right", "500,000 characters"),
         (400, chat("word " * 600), "right", "context ends at"),
         (413, b" " * 10_000_001, "right", "10,000,000 bytes"),
     ],
-    ids=["wrong key", "malformed", "no logprobs", "too many", "unknown", "very long prompt", "long prompt", "long body"],
+    ids=["wrong key", "malformed", "no logprobs", "too many", "unknown", "missing", "very long prompt", "long prompt", "long body"],
 )
 def test_what_cannot_be_served_is_refused_in_words(served, status, body, key, said):
     got, text = post(served, CHAT, body, key)
@@ -123,3 +128,15 @@ def test_text_that_may_become_a_stop_text_is_held_back():
     assert settled("one END two", ["END", "two"]) == ("one ", True)
     assert settled("half \ufffd", []) == ("half ", False)
     assert settled("plain", []) == ("plain", False)
+
+
+@pytest.mark.parametrize(
+    ("consent", "wrong"), [({}, "it is needed and missing."), ({"consent": {"id": "a"}}, "Input should be a valid string.")]
+)
+def test_feedback_without_consent_is_told_where_to_get_it(consent, wrong):
+    async def receive():
+        return {"type": "http.request", "body": json.dumps({"answers": [{"id": "chatcmpl-1"}], "thumb": "up", **consent}).encode()}
+
+    with pytest.raises(Problem) as refused:
+        asyncio.run(read(Request({"type": "http"}, receive), AskedFeedback))
+    assert str(refused.value) == f"consent: {wrong} Get the text from GET /v1/feedback, show it, and send its consent.id."

@@ -14,6 +14,10 @@ from preftune.errors import PreftuneError
 
 Body = TypeVar("Body", bound=BaseModel)
 MOST_BYTES = 10_000_000  # of a request's body
+HINTS = {
+    "consent": "Get the text from GET /v1/feedback, show it, and send its consent.id.",
+    "answers": 'Name one answer, or two for "better", by the id of the reply: [{"id": "chatcmpl-…"}].',
+}
 FAULT = "Something went wrong in the server; its log says what. The next request is served as usual."
 
 
@@ -62,4 +66,18 @@ async def read(request: Request, kind: type[Body]) -> Body:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise Problem(400, f"{place}: {first['msg']}." if place else f"{first['msg']}.", "invalid_request", place or None) from error
+        raise Problem(400, _sentence(kind, place, first), "invalid_request", place or None) from error
+
+
+def _sentence(kind: type[BaseModel], place: str, found: Any) -> str:
+    """Say what is wrong with a body, where, and what to do, from pydantic's first error."""
+    if not place:
+        return f"{found['msg']}."
+    if found["type"] == "missing":
+        told = f"{place}: it is needed and missing."
+    elif found["type"] == "extra_forbidden":
+        known = f" Known are {', '.join(kind.model_fields)}." if "." not in place else ""
+        told = f"{place}: this server knows no such setting, and ignoring it would give another answer than you asked for.{known}"
+    else:
+        told = f"{place}: {found['msg'].removeprefix('Value error, ')}."
+    return f"{told} {HINTS[place]}" if place in HINTS else told
