@@ -21,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from preftune.data.feedback import rows_since
+from preftune.data.feedback import by_kind, rows_since
 from preftune.data.filters import Filters
 from preftune.data.snapshot import snapshot
 from preftune.data.store import Store, pairs_from
@@ -50,7 +50,7 @@ class Heard:
 
     def lines(self) -> list[str]:
         """Return it as lines for a person."""
-        told = ", ".join(f"{count} {kind}" for kind, count in sorted(self.words.items())) or "none"
+        told = by_kind(self.words) or "none"
         return [
             f"From {self.since:%Y-%m-%d %H:%M} to {self.until:%Y-%m-%d %H:%M} UTC: {self.judgements} judgements of {self.raters} raters.",
             f"Of users of a served model: {told}.",

@@ -107,7 +107,7 @@ def test_a_client_that_leaves_gives_its_place_up(served):
     [
         (401, chat(), "wrong", "key is wrong"),
         (400, b'{"messages": [', "right", "Invalid JSON"),
-        (400, chat(top_logprobs=3), "right", "goes with logprobs"),
+        (400, chat(top_logprobs=3), "right", "top_logprobs goes with logprobs: true."),
         (400, chat(logprobs=True, top_logprobs=21), "right", "top_logprobs"),
         (400, chat(colour="red"), "right", "colour: this server knows no such setting, and ignoring it"),
         (400, {"model": "auto"}, "right", "messages: it is needed and missing."),

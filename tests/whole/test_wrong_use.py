@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from preftune.cli import main
+from preftune.data.feedback import by_kind
 from preftune.data.store import Store
 
 PORT = {"serve": ("--port", "0"), "evaluate": ()}  # port 0: any free one
@@ -75,3 +76,9 @@ def test_a_project_made_here_asks_for_no_change_of_folder(tmp_path, monkeypatch,
         main(["init", "."])
     assert left.value.code == 0
     assert capsys.readouterr().out.splitlines()[-1] == ". is ready. Next: preftune import FILE"
+
+
+def test_words_of_users_are_counted_in_words():
+    assert by_kind({"edit": 24, "thumb": 1, "better": 0}) == "24 edits, 1 thumb"
+    assert by_kind({"better": 2}) == "2 comparisons of two"
+    assert by_kind({}) == ""

@@ -7,7 +7,7 @@ Whoever says something else of the same answer supersedes the former word; sayin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -57,6 +57,14 @@ class Word:
     def kind(self) -> str:
         """Return "thumb", "edit" or "better"."""
         return "thumb" if self.thumb else "edit" if self.edit is not None else "better"
+
+
+NAMES = {"thumb": ("thumb", "thumbs"), "edit": ("edit", "edits"), "better": ("comparison of two", "comparisons of two")}
+
+
+def by_kind(words: Mapping[str, int]) -> str:
+    """Return how many words there are of each kind, for a person; "" where there are none."""
+    return ", ".join(f"{count:,} {NAMES[kind][count != 1]}" for kind, count in sorted(words.items()) if count)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import Row, select
 
 from preftune.data import tables
-from preftune.data.feedback import rows_since
+from preftune.data.feedback import by_kind, rows_since
 from preftune.data.sequential import Verdict, verdict
 from preftune.data.store import CHUNK, Store, judgement_from_row
 from preftune.records import Judgement, pairs_of
@@ -146,7 +146,7 @@ class Overview:
         total = sum(self.words.values())
         if not total:
             return ["No feedback yet. Next: preftune serve PATH"]
-        told = ", ".join(f"{count} {kind}" for kind, count in sorted(self.words.items()))
+        told = by_kind(self.words)
         lines = [f"{total} words of {self.raters} users stand: {told}."]
         if self.expired:
             lines.append(f"{self.expired} have expired. Delete them: preftune feedback --delete-expired")

@@ -71,13 +71,14 @@ async def read(request: Request, kind: type[Body]) -> Body:
 
 def _sentence(kind: type[BaseModel], place: str, found: Any) -> str:
     """Say what is wrong with a body, where, and what to do, from pydantic's first error."""
+    said = found["msg"].removeprefix("Value error, ")
     if not place:
-        return f"{found['msg']}."
+        return f"{said}."
     if found["type"] == "missing":
         told = f"{place}: it is needed and missing."
     elif found["type"] == "extra_forbidden":
         known = f" Known are {', '.join(kind.model_fields)}." if "." not in place else ""
         told = f"{place}: this server knows no such setting, and ignoring it would give another answer than you asked for.{known}"
     else:
-        told = f"{place}: {found['msg'].removeprefix('Value error, ')}."
+        told = f"{place}: {said}."
     return f"{told} {HINTS[place]}" if place in HINTS else told
