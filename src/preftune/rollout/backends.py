@@ -65,6 +65,9 @@ class RayRollout(Elsewhere):
     workers: int = Field(2, ge=1, description="ray: actors, each with a model of its own")
     cpus: float = Field(1, gt=0, description="ray: CPU cores of each")
     gpus: float = Field(0, ge=0, description="ray: GPUs of each; 0 = it draws on the CPU")
+    score_workers: int = Field(
+        0, ge=0, description="ray: further actors (a core each) that ask functions, rules and judges; 0 = the trainer's first process does"
+    )
     address: str | None = Field(None, description="ray: the cluster's; null = what RAY_ADDRESS names, else one that is started here")
     timeout_seconds: float = Field(1800.0, gt=0, description="ray: longest silence of a worker with work before it is started again")
 

@@ -103,14 +103,19 @@ def open_client(config: RolloutConfig, start: Start, note: Callable[[str], None]
 
         return VllmClient(config, start, note)
     if isinstance(config, RayRollout):
-        if find_spec("ray") is None:
-            raise ConfigError("ray is not installed", 'key "rollout.backend"', "Run: pip install 'preftune[ray]'.")
+        insist_on_ray()
         from preftune.rollout.ray_actors import RayClient
 
         if start.adapter is not None and start.adapter.kind == "qlora":
             raise ConfigError("ray workers hold no model in 4 bits", 'key "adapter.kind"', "Take lora, or rollout.backend=local.")
         return RayClient(config, start, note)
     raise AssertionError(f"{config.backend} is no backend elsewhere")
+
+
+def insist_on_ray() -> None:
+    """Raise ConfigError where the extra is not installed."""
+    if find_spec("ray") is None:
+        raise ConfigError("ray is not installed", 'key "rollout.backend"', "Run: pip install 'preftune[ray]'.")
 
 
 class LocalClient:

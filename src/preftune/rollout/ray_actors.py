@@ -108,8 +108,9 @@ class RayClient:
 
     def __init__(self, config: RayRollout, start: Start, note: Callable[[str], None], worker: type[Worker] = Worker) -> None:
         self._config, self._note = config, note
-        self._began = _connect(config)
-        self._group: Any = _placed(config)
+        self._began = connect(config)
+        each = {name: amount for name, amount in (("CPU", config.cpus), ("GPU", config.gpus)) if amount}
+        self._group: Any = placed(config.workers, each, "workers")
         strategy = PlacementGroupSchedulingStrategy(placement_group=self._group)
         kind = ray.remote(worker).options(
             num_cpus=config.cpus, num_gpus=config.gpus, max_restarts=-1, max_task_retries=0, scheduling_strategy=strategy
@@ -126,7 +127,7 @@ class RayClient:
             ray.get([seat.actor.ready.remote() for seat in self.seats], timeout=START_SECONDS)
         except RayError as error:
             self.close()
-            raise PreftuneError(f"a rollout worker did not start ({_why(error)})", "ray", "Look at Ray's logs of its machine.") from error
+            raise PreftuneError(f"a rollout worker did not start ({why(error)})", "ray", "Look at Ray's logs of its machine.") from error
 
     def version(self) -> int | None:
         """As `Client`."""
@@ -193,12 +194,12 @@ class RayClient:
         try:
             reply = ray.get(ref)
         except RayError as error:
-            self._last = f" (the last one: {_why(error)})"
+            self._last = f" (the last one: {why(error)})"
             if isinstance(error, RayActorError):
                 self._lost(seat, probe=job is None)
             else:
                 seat.failures += 1
-                self._note(f"Rollout worker {seat.number} failed ({_why(error)}); its prompts are drawn again.")
+                self._note(f"Rollout worker {seat.number} failed ({why(error)}); its prompts are drawn again.")
             return seat, job, None
         if job is None:
             seat.ready = True
@@ -263,7 +264,7 @@ class RayClient:
             self._began = False
 
 
-def _connect(config: RayRollout) -> bool:
+def connect(config: RayRollout) -> bool:
     """Join the cluster that the config, RAY_ADDRESS or the caller names, or start one here; say whether one was started or joined now."""
     if ray.is_initialized():
         return False
@@ -275,17 +276,16 @@ def _connect(config: RayRollout) -> bool:
     return True
 
 
-def _placed(config: RayRollout) -> Any:
-    """Return room for all workers. Raises PreftuneError where the cluster has none in time."""
-    each = {name: amount for name, amount in (("CPU", config.cpus), ("GPU", config.gpus)) if amount}
-    group = placement_group([each] * config.workers)
+def placed(count: int, each: Mapping[str, float], what: str) -> Any:
+    """Return room for so many actors of these resources each. Raises PreftuneError where the cluster has none in time."""
+    group = placement_group([dict(each)] * count)
     if not group.wait(PLACED_SECONDS):
         remove_placement_group(group)
         there, free = ray.cluster_resources(), ray.available_resources()
         has = ", ".join(f"{there.get(name, 0):g} {name} ({free.get(name, 0):g} free)" for name in ("CPU", "GPU"))
         asked = " and ".join(f"{amount:g} {name}" for name, amount in each.items())
-        what = f"{config.workers} workers of {asked} each find no room within {PLACED_SECONDS:.0f} s; the cluster has {has}"
-        raise PreftuneError(what, 'key "rollout"', "Give fewer workers, or start more machines first.")
+        said = f"{count} {what} of {asked} each find no room within {PLACED_SECONDS:.0f} s; the cluster has {has}"
+        raise PreftuneError(said, 'key "rollout"', "Give fewer workers, or start more machines first.")
     return group
 
 
@@ -306,7 +306,8 @@ def unpacked(packed: Packed) -> dict[str, Tensor]:
     return found
 
 
-def _why(error: Exception) -> str:
+def why(error: Exception) -> str:
+    """Return what an error of Ray's is about, in a line."""
     cause = getattr(error, "cause", None) or error
     lines = str(cause).strip().splitlines() or [type(cause).__name__]
     return f"{type(cause).__name__}: {lines[-1].strip()}"[:200]

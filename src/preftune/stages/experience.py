@@ -118,6 +118,7 @@ class Rollouts:
             run=str(content_seed(config.model_dump_json(exclude={"rollout"}))),  # wherever the samples are drawn
             facts=self.facts,
             loaded={named: reward_model} if named is not None and reward_model is not None else {},
+            rollout=config.rollout,
         )
         for name in {name: None for source in self.rewards.sources for name in source.models}:
             for finding in known_findings(find(name, room.project)):
@@ -176,11 +177,12 @@ class Rollouts:
         self.ahead.keep(state)
 
     def kept_open(self, steps: Iterable[int]) -> Iterator[int]:
-        """Yield the steps, and give back at their end what the sampler holds elsewhere."""
+        """Yield the steps, and give back at their end what the sampler and the rewards hold elsewhere."""
         try:
             yield from steps
         finally:
             self.sampler.close()
+            self.rewards.close()
 
     def _asks(self, groups: Sequence[Group], samples: Sequence[Sample]) -> list[Ask]:
         prompts = self.room.snapshot.prompts

@@ -22,6 +22,8 @@ from preftune.manifest import hash_folder
 from preftune.models.load import find, name_in
 from preftune.parallel import world
 from preftune.progress import Progress
+from preftune.rollout.backends import RayRollout, RolloutConfig
+from preftune.rollout.client import insist_on_ray
 from preftune.rollout.rewards.asking import Ask, Given, Reward
 from preftune.rollout.rewards.source import RewardSource, insist_on_names
 
@@ -144,12 +146,14 @@ def open_rewards(
     run: str = "",
     facts: Sequence[Mapping[str, Any]] | None = None,
     loaded: Mapping[str, nn.Module] | None = None,
+    rollout: RolloutConfig | None = None,
 ) -> Rewards:
     """Open every source; what is wrong with one is said here, before anything is sampled.
 
     project: what relative paths are looked for in, and where a judge's verdicts are kept (cache/judge.db). renderer: the policy's.
     loaded: reward models that are in memory already, by the name that a source gives them.
     run: whose budget a judge's calls count in. facts: those of all prompts, to see that no rule asks for what none of them has.
+    rollout: where samples are drawn; with `score_workers` all but models are asked there.
     """
     insist_on_names(sources)
     if facts is not None and any(source.rule == "tests" for source in sources) and not any(known.get("check") for known in facts):
@@ -157,8 +161,9 @@ def open_rewards(
         raise ConfigError("none of the prompts has a check that could be run", 'key "rewards", rule "tests"', fix)
     with ExitStack() as stack:
         opened: list[Reward] = []
+        elsewhere = _elsewhere(sources, project, run, rollout)
         for source in sources:
-            reward = _opened(source, project, renderer, progress, device, token_budget, run, loaded or {})
+            reward = elsewhere.get(source.label) or _opened(source, project, renderer, progress, device, token_budget, run, loaded or {})
             stack.callback(reward.close)
             opened.append(reward)
         stack.pop_all()
@@ -175,13 +180,32 @@ def _opened(
     run: str,
     loaded: Mapping[str, nn.Module],
 ) -> Reward:
-    match source.kind:
-        case "model":
-            from preftune.rollout.rewards.models import ModelReward
-            from preftune.rollout.score import load_scorer
+    if source.kind != "model":
+        return open_plain(source, project, run, progress)
+    from preftune.rollout.rewards.models import ModelReward
+    from preftune.rollout.score import load_scorer
 
-            scorers = [load_scorer(find(name, project), device=device, model=loaded.get(name)) for name in source.models]
-            return ModelReward(scorers, renderer, source.uncertainty, progress, token_budget=token_budget)
+    scorers = [load_scorer(find(name, project), device=device, model=loaded.get(name)) for name in source.models]
+    return ModelReward(scorers, renderer, source.uncertainty, progress, token_budget=token_budget)
+
+
+def _elsewhere(sources: Sequence[RewardSource], project: Path, run: str, rollout: RolloutConfig | None) -> dict[str, Reward]:
+    """Return, by their labels, the sources that Ray actors are asked for."""
+    plain = [source for source in sources if source.kind != "model"]
+    if not isinstance(rollout, RayRollout) or not rollout.score_workers or not plain:
+        return {}
+    insist_on_ray()
+    from preftune.rollout.rewards.elsewhere import RewardElsewhere, Scorers
+
+    made: list[Scorers] = []
+    world.from_main(lambda: made.append(Scorers(rollout, plain, project, run)))
+    scorers = made[0] if made else None
+    return {source.label: RewardElsewhere(scorers, number, by_one=source.kind == "judge") for number, source in enumerate(plain)}
+
+
+def open_plain(source: RewardSource, project: Path, run: str, progress: Progress) -> Reward:
+    """Open a source that needs no model of ours: a function, a rule or a judge. As `open_rewards` says."""
+    match source.kind:
         case "function":
             from preftune.rollout.rewards.function import FunctionReward
 
