@@ -173,7 +173,8 @@ def test_a_comparison_says_who_won_and_shows_answers(tmp_path):
     page = page_of(report(folder(tmp_path, manifest, comparison_json={"pairs": pairs}, answers_jsonl=[row])))
     check_structure(page)
     said = page.text.replace("\u00a0", " ")
-    assert "one.jsonl against two.jsonl: it wins 46.0 % (95 % CI 38.0–54.0) of 137 prompts, ties counted half: cannot tell." in said
+    told = "one.jsonl against two.jsonl: it wins 46.0 % (95 % CI 38.0–54.0) of 137 prompts, ties counted half: "
+    assert f"{told}it cannot be told which is better." in said
     assert "A is preferred" in said
     assert "<del>red</del>" in page.html
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from preftune.evaluate.beside import contents
@@ -58,3 +59,27 @@ def test_facts_are_in_words():
     told = {fact.name: str(fact.value) for fact in data_facts(made, Sources(made))}
     assert "orders of three and more" in told["Learned from"]
     assert "memory 23.5 GiB" in told["Hardware"]
+
+
+def test_columns_that_nothing_was_measured_for_are_left_out(tmp_path):
+    evaluations = {name: {"win_rate": ESTIMATE} for name in ("before", "dpo")}
+    page = write_report(story("dpo", [DPO], evaluations), tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "Win rate against the base</th>" in page
+    for column in ("Style</th>", "Style won</th>", "Answers that pass their check</th>"):
+        assert column not in page
+    evaluations = {name: {"style": ESTIMATE, "passes_check": ESTIMATE} for name in ("before", "dpo")}
+    page = write_report(story("dpo", [DPO], evaluations), tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "Style</th>" in page
+    assert "Answers that pass their check</th>" in page
+
+
+def test_a_comparison_says_who_is_better_and_elo_in_whole_points(tmp_path):
+    pairs = [
+        {"a": "runs/one", "b": "base", "rate": {**ESTIMATE, "value": 0.9}, "prompts": 9, "said": said} for said in ("A", "B", "cannot tell")
+    ]
+    board = [{"name": "one", "elo": {"value": 1543.74, "low": 1388.84, "high": 1673.38, "n": 24}}]
+    compared = replace(story("dpo", []), runs={}, results={"comparison.json": {"pairs": pairs, "leaderboard": board}})
+    page = write_report(compared, tmp_path / "r.html").read_text(encoding="utf-8")
+    for told in ("ties counted half: one is better.", "ties counted half: base is better.", "it cannot be told which is better."):
+        assert told in page
+    assert "1,389–1,673" in page

@@ -52,8 +52,9 @@ def _compared(story: Story, sources: Sources) -> Markup:
             rate = measured(pair.get("rate"))
             a, b = (Path(str(pair.get(side))).name for side in ("a", "b"))
             shown = sources.whole(rate, "share", f"result-{file}", "pairs")
+            better = {"A": f"{a} is better", "B": f"{b} is better"}.get(str(pair.get("said")), "it cannot be told which is better")
             text = "{} against {}: it wins {} of {} prompts, ties counted half: {}."
-            said.append(Markup(text).format(a, b, shown, pair.get("prompts"), pair.get("said", "no verdict")))
+            said.append(Markup(text).format(a, b, shown, pair.get("prompts"), better))
     return Markup(" ").join(said) if said else Markup("The figures of this report stand below, each with its interval.")
 
 

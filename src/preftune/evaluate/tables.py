@@ -298,6 +298,7 @@ def _estimates(content: Any, keys: tuple[str, ...], file: str, sources: Sources)
             yield from _estimates(inner, (*keys, str(key)), file, sources)
         return
     unit: Unit = "share" if 0 <= value.value <= 1 and (value.high or 1) <= 1 and (value.low or 0) >= 0 else "score"
+    unit = "elo" if keys[-1] == "elo" else unit
     entry = ".".join(keys[:2])
     entry = entry if sources.anchor(file, entry) else keys[0]  # a list is one entry of its file
     yield ResultRow(" · ".join(keys).replace("_", " "), sources.value(value, unit, file, entry))

@@ -6,7 +6,7 @@ from typing import Literal
 
 from preftune.evaluate.story import Measured
 
-Unit = Literal["share", "points", "percent", "nats", "tokens", "score", "gain", "bits"]
+Unit = Literal["share", "points", "percent", "nats", "tokens", "score", "gain", "bits", "elo"]
 
 NONE = "–"  # not measured
 SPACE = "\u00a0"  # keeps a number and its unit on one line
@@ -17,10 +17,11 @@ _SUFFIX: dict[str, str] = {
     "nats": "nats",
     "tokens": "tokens",
     "score": "",
+    "elo": "",
     "gain": "standard deviations",
     "bits": "bits a byte",
 }
-_DIGITS: dict[str, int] = {"share": 1, "points": 1, "percent": 2, "nats": 1, "tokens": 1, "score": 2, "gain": 2, "bits": 4}
+_DIGITS: dict[str, int] = {"share": 1, "points": 1, "percent": 2, "nats": 1, "tokens": 1, "score": 2, "gain": 2, "bits": 4, "elo": 0}
 _SCALE: dict[str, float] = {"share": 100.0, "points": 100.0, "percent": 100.0}
 _SIGNED = ("points", "percent", "gain")
 
