@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from typing import Any
 
 import torch
@@ -47,3 +50,30 @@ class Twin:
     def close(self) -> None:
         """Note it."""
         self.closed = True
+
+
+class Apart:
+    """A Twin in a process of its own, as an actor is: it draws alone, however many processes the trainer has."""
+
+    def __init__(self, start: Start) -> None:
+        self.pool = ProcessPoolExecutor(1, get_context("spawn"), _begin, (start,))
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return lambda *values, **named: self.pool.submit(_do, name, *values, **named).result()
+
+    def close(self) -> None:
+        """End the process."""
+        self.pool.shutdown()
+
+
+_twins: list[Twin] = []
+
+
+def _begin(start: Start) -> None:
+    for name in ("RANK", "WORLD_SIZE"):
+        os.environ.pop(name, None)
+    _twins.append(Twin(start))
+
+
+def _do(name: str, *values: Any, **named: Any) -> Any:
+    return getattr(_twins[0], name)(*values, **named)

@@ -28,9 +28,9 @@ from preftune._cli_output import run_app
 from preftune.cli import app
 from preftune.rollout import client
 from preftune.training.loop import Loop
-from tests.rollout_twin import Twin
+from tests.rollout_twin import Apart
 
-client.open_client = lambda config, start, note: Twin(start)
+client.open_client = lambda config, start, note: Apart(start)
 log, stop = Loop.log, [0]
 
 def log_and_stop(self, step, metrics):
@@ -39,13 +39,14 @@ def log_and_stop(self, step, metrics):
         os.kill(os.getpid(), signal.SIGTERM)
 
 Loop.log = log_and_stop
-for words, stop[0] in json.loads(sys.argv[1]):
-    code = run_app(app, words, debug=False)
-    if code:
-        break
-sys.stdout.flush()
-sys.stderr.flush()
-os._exit(code)
+if __name__ == "__main__":  # what draws imports this file too
+    for words, stop[0] in json.loads(sys.argv[1]):
+        code = run_app(app, words, debug=False)
+        if code:
+            break
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 """
 
 
