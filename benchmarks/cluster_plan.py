@@ -137,7 +137,7 @@ def check(processes: int, *, quick: bool) -> dict[str, Any]:
     """Return predicted and real of one process and of N."""
     import scale
 
-    from preftune.training.measure import LIBRARIES_GIB
+    from preftune.training.memory import LIBRARIES_GIB
 
     sizes = scale.QUICK if quick else scale.SIZES
     peak, copied = this_machine(processes)

@@ -34,7 +34,7 @@ from preftune import sample
 from preftune.data.importing import import_preferences
 from preftune.data.snapshot import snapshot
 from preftune.training.loop import read_metrics
-from preftune.training.measure import LIBRARIES_GIB
+from preftune.training.memory import LIBRARIES_GIB
 
 SIZES: dict[str, Any] = {"layers": None, "pairs": 45, "settings": {"batch_size": 4, "token_budget": 1024, "max_tokens": 512}}
 QUICK: dict[str, Any] = {"layers": 2, "pairs": 45, "settings": {"batch_size": 4, "token_budget": 512, "max_tokens": 512}}
@@ -49,7 +49,8 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 from preftune._cli_output import run_app
 from preftune.cli import app
 from preftune.training import loop, measure
-from preftune.training.loop import Loop, peak_memory_gib
+from preftune.training.loop import Loop
+from preftune.training.memory import peak_memory_gib
 
 measure.MOST_RUNS = 1  # the plan is not what is measured here
 if "KILL_AT" in os.environ:

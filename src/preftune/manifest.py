@@ -120,25 +120,32 @@ def write_json(path: Path, value: Any) -> None:
         temporary.replace(path)
 
 
+DISK = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EROFS: "the disk is read-only"}
+
+
+def is_of_the_disk(error: BaseException) -> bool:
+    """Say whether `disk_errors` has a sentence for it."""
+    return _error_number(error) in DISK
+
+
 @contextmanager
 def disk_errors(where: Path) -> Iterator[None]:
     """Turn a full or read-only disk into a sentence."""
     try:
         yield
     except Exception as error:
-        reasons = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EROFS: "the disk is read-only"}
         number = _error_number(error)
-        if number not in reasons:
+        if number not in DISK:
             raise
         free = shutil.disk_usage(next(p for p in (where, *where.parents) if p.exists())).free
         raise DiskError(
-            f"{reasons[number]} ({free / 2**20:.0f} MiB free)",
+            f"{DISK[number]} ({free / 2**20:.0f} MiB free)",
             str(where),
             "Nothing that was written before is lost: make room and run the same command again.",
         ) from error
 
 
-def _error_number(error: Exception) -> int | None:
+def _error_number(error: BaseException) -> int | None:
     # torch's zip writer hides the OSError behind its own; safetensors and tokenizers, written in Rust, name its number in words.
     cause = error.__cause__ or error.__context__
     for found in (error, cause):

@@ -19,7 +19,8 @@ from preftune.errors import PreftuneError, Stopped
 from preftune.manifest import begin
 from preftune.progress import Silent
 from preftune.training import loop as loop_module
-from preftune.training.loop import CHECKPOINT, METRICS, SAMPLES, Loop, peak_memory_gib, read_metrics
+from preftune.training.loop import CHECKPOINT, METRICS, SAMPLES, Loop, read_metrics
+from preftune.training.memory import peak_memory_gib
 from preftune.training.optim import adamw, lr_at
 from preftune.training.step import Loss, train_step
 
@@ -34,7 +35,7 @@ class Killed(BaseException):
 
 
 def open_loop(
-    runs: Path, width: int = 2, total: int = TOTAL, *, first: Callable[[Path], object] = lambda folder: None
+    runs: Path, width: int = 2, total: int = TOTAL, *, first: Callable[[Path], object] = lambda folder: None, behind: bool | None = None
 ) -> tuple[Loop, nn.Module, torch.optim.Optimizer]:
     """Open the unfinished folder, do `first` to it, and start the loop there."""
     _, work = begin(runs, "test", {}, {"width": width})
@@ -45,15 +46,17 @@ def open_loop(
         model.bias.zero_()
     optimiser = adamw(model)
     return (
-        Loop(work, name="test", total=total, models={"model": model}, optimisers={"model": optimiser}, progress=Silent()),
+        Loop(work, name="test", total=total, models={"model": model}, optimisers={"model": optimiser}, progress=Silent(), behind=behind),
         model,
         optimiser,
     )
 
 
-def train(runs: Path, *, kill_at: int | None = None, save_at: tuple[int, ...] = (), kill=None) -> tuple[Loop, nn.Module]:
+def train(
+    runs: Path, *, kill_at: int | None = None, save_at: tuple[int, ...] = (), kill=None, behind: bool | None = None
+) -> tuple[Loop, nn.Module]:
     """A stage in small. It is killed in the middle of step kill_at, after that step has been logged."""
-    loop, model, optimiser = open_loop(runs)
+    loop, model, optimiser = open_loop(runs, behind=behind)
     loop.state.setdefault("kl_coef", 1.0)
     loop.state.setdefault("running", torch.zeros(2))
     for step in loop.steps():
@@ -74,7 +77,7 @@ def train(runs: Path, *, kill_at: int | None = None, save_at: tuple[int, ...] = 
         if step == kill_at:
             (kill or _raise)()
         if step + 1 in save_at:
-            loop.save(step + 1)
+            loop.save(step + 1, behind=bool(behind))
     return loop, model
 
 
@@ -232,7 +235,7 @@ def test_a_long_run_saves_on_its_way(tmp_path, monkeypatch):
     monkeypatch.setattr(loop_module, "SAVE_EVERY_SECONDS", 0.0)
     saved: list[int] = []
     save = loop.save
-    monkeypatch.setattr(loop, "save", lambda step: (saved.append(step), save(step)))
+    monkeypatch.setattr(loop, "save", lambda step, behind=False: (saved.append(step), save(step)))
     for _ in loop.steps():
         loop._save_seconds = 0.0  # as if saving took no time
     assert saved == list(range(1, TOTAL + 1))

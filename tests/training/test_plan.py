@@ -21,19 +21,16 @@ from preftune.models.lean import lean_layers, plain_layers
 from preftune.models.load import CHUNK_TOKENS, batch_logprobs, load_causal_lm
 from preftune.models.recompute import one_layer_kept, recompute_layers
 from preftune.training import plan as plan_module
-from preftune.training.loop import peak_memory_gib, reset_peak_memory
 from preftune.training.measure import (
     MOST_RUNS,
     Cost,
     gemm_flops,
-    held_memory,
     kept_for_backward,
-    memory_limit,
-    resident_memory,
     settled_seconds,
     timed,
     update_seconds,
 )
+from preftune.training.memory import held_memory, memory_limit, peak_memory_gib, reset_peak_memory, resident_memory
 from preftune.training.plan import GIB, LEAST_FRAGMENTS, MOST_FRAGMENTS, make_plan, steps_of
 from preftune.training.step import Loss, train_step
 
@@ -269,6 +266,18 @@ def test_weights_that_are_all_trained_give_way_to_an_adapter(plan, model):
     made = plan([[GROUPS[1]]])
     tight = plan([[GROUPS[1]]], limit=int((made.peak_memory_gib * GIB - state / 2) * plan_module.SPARE))
     assert tight.warnings()[0].endswith("Train an adapter in place of all weights, or one of a lower rank.")
+
+
+def test_a_copy_that_checkpoints_are_written_from_counts_where_one_is_made(plan, model, monkeypatch):
+    copy = 12 * sum(p.numel() for p in model.parameters()) / GIB
+    short, long = [GROUPS], [GROUPS] * 9
+    alone = plan(long).peak_memory_gib
+    assert TRAIN < plan_module.SAVE_EVERY_SECONDS < 9 * TRAIN
+    assert plan(long, behind=True).peak_memory_gib == pytest.approx(alone + copy)
+    assert plan(short, behind=True).peak_memory_gib == pytest.approx(plan(short).peak_memory_gib), "it ends before the first one"
+    just = int((alone + copy / 2) * GIB * plan_module.SPARE)
+    assert plan(long, behind=True, limit=just).peak_memory_gib == pytest.approx(alone), "then the run waits for its checkpoints"
+    assert plan(long, behind=True, limit=just).warnings() == []
 
 
 def test_the_plan_in_words(plan):

@@ -54,8 +54,8 @@ def saving_at_each_step(monkeypatch):
     """Checkpoints after each step and not once a minute."""
     save = Loop.save
 
-    def save_and_forget_the_time(self: Loop, step: int) -> None:
-        save(self, step)
+    def save_and_forget_the_time(self: Loop, step: int, *, behind: bool = False) -> None:
+        save(self, step, behind=behind)
         self._save_seconds = 0.0
 
     monkeypatch.setattr(Loop, "save", save_and_forget_the_time)

@@ -39,7 +39,7 @@ from preftune.progress import Progress, Silent
 from preftune.records import Prompt
 from preftune.rollout.generate import Sample
 from preftune.rollout.score import NO_END_SCORE, score
-from preftune.training.loop import peak_memory_gib, reset_peak_memory
+from preftune.training.memory import peak_memory_gib, reset_peak_memory
 
 EVALUATION = "evaluation.json"
 FACTS_MARGIN = 0.03

@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from preftune.models.adapter import trainable
 from preftune.models.gathered import write_gathered
 from preftune.models.load import quiet
 from preftune.parallel import world
+from preftune.parallel.behind import Behind, wait_for_this_process
 from preftune.parallel.saved import AGAIN, load_parts, read_rest, save_parts, shapes_of
 from preftune.parallel.shard import fill, local, root_of, spread_like
 
@@ -81,10 +83,13 @@ def _open_to_readers(folder: Path) -> None:
             file.chmod(0o666 & ~mask)
 
 
-def save_training(path: Path, *, models: Mapping[str, nn.Module], optimisers: Mapping[str, Optimizer], step: int, state: Any) -> None:
+def save_training(
+    path: Path, *, models: Mapping[str, nn.Module], optimisers: Mapping[str, Optimizer], step: int, state: Any, behind: bool = False
+) -> Behind | None:
     """Write what a run needs to go on, whole or not at all: trained weights, optimisers, step, torch's random state, the stage's own.
 
     One process writes the file `path`; several write a folder beside it, each its part. Either is read by any number of processes.
+    behind: a copy is written while training goes on; what is returned has then to be waited for before the next is saved.
     Raises PreftuneError where a weight is not finite, so that the last good checkpoint is never written over by a bad one.
     """
     trained = {name: trainable(model) for name, model in models.items()}
@@ -104,17 +109,40 @@ def save_training(path: Path, *, models: Mapping[str, nn.Module], optimisers: Ma
     }
     before = _saved_at(path)
     if world.size() == 1:
-        written = path
-        save_whole(content, path)
+        written, kept = path, _copied(content) if behind else content
+        end: Callable[[], None] = partial(save_whole, kept, path)
     else:
         written = path.with_name(f"{path.stem}-{step}")
         tensors = {name: tensor for part in (MODELS, OPTIMISERS, STATE) for name, tensor in _tensors(content[part], part).items()}
-        save_parts(written, tensors, _without_tensors(content))
-    if world.is_main():
-        for older in before:
-            if older != written:
-                remove_checkpoint(older)
-    world.wait_for_all()
+        end = save_parts(written, tensors, _without_tensors(content), behind=behind)
+
+    def complete() -> None:
+        end()
+        if world.is_main():
+            for older in before:
+                if older != written:
+                    remove_checkpoint(older)
+
+    if behind:
+        return Behind(complete)
+    world.from_all(complete)
+    return None
+
+
+def copied_bytes(models: Mapping[str, nn.Module], optimisers: Mapping[str, Optimizer]) -> int:
+    """Return what a copy that is written behind the training takes: this process's part of what is trained, and of its moments."""
+    weights = [weight for model in models.values() for weight in trainable(model).values()]
+    moments = [value for optimiser in optimisers.values() for value in _tensors(optimiser.state_dict(), OPTIMISERS).values()]
+    return sum(local(tensor).numel() * tensor.element_size() for tensor in (*weights, *moments))
+
+
+def _copied(value: Any) -> Any:
+    """Return nested values whose tensors are copies in the CPU's memory."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copied(inner) for key, inner in value.items()}
+    return type(value)(_copied(inner) for inner in value) if isinstance(value, list | tuple) else value
 
 
 def remove_checkpoint(path: Path) -> None:
@@ -178,6 +206,7 @@ def load_training(path: Path, *, models: Mapping[str, nn.Module], optimisers: Ma
 
     path: as for `save_training`; on how many processes it was saved makes no difference. Raises PreftuneError where it is broken.
     """
+    wait_for_this_process()  # where this process has been here before, and was interrupted
     saved = world.from_main(lambda: _saved_at(path))  # one word on it: files come and go
     if not saved:
         return None

@@ -5,46 +5,78 @@ By torch.distributed.checkpoint: a folder with a file of each process and an ind
 
 from __future__ import annotations
 
-import os
+import io
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.state_dict_saver import async_save, save
 
 from preftune.errors import PreftuneError
-from preftune.manifest import disk_errors, replace_folder
+from preftune.manifest import disk_errors, is_of_the_disk, replace_folder
 from preftune.parallel import world
 
 REST = "rest.pt"  # what is alike in all processes
 AGAIN = "Delete it to start this run anew."
 
 
-def save_parts(folder: Path, tensors: Mapping[str, Tensor], rest: Any) -> None:
-    """Write tensors and the rest (what torch.save can write) as one folder, whole or not at all. All processes call it."""
+def save_parts(folder: Path, tensors: Mapping[str, Tensor], rest: Any, *, behind: bool = False) -> Callable[[], None]:
+    """Begin to write tensors and the rest (what torch.save can write) as one folder, whole or not at all. All processes call it.
+
+    Returns what ends it, which each process has to call; then the folder has its name. behind: the tensors are copied into the CPU's
+    memory before this returns, and written by a thread; what ends it waits for that, and may itself be called by a thread.
+    It raises PreftuneError, in all processes, where one of them cannot write.
+    """
     temporary = folder.with_name(f".{folder.name}.tmp-parts")
 
     def prepare() -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
 
-    def complete() -> None:
-        with (temporary / REST).open("wb") as file:
-            torch.save(rest, file)
-            file.flush()
-            os.fsync(file.fileno())
-        replace_folder(temporary, folder)
-
-    with disk_errors(folder):
+    with _told(folder):
         world.from_main(prepare)
-        save(dict(tensors), storage_writer=FileSystemWriter(temporary))
-        world.from_main(complete)
+        alike = io.BytesIO()
+        torch.save(rest, alike)
+        writer = FileSystemWriter(temporary)
+        written: Any = async_save(dict(tensors), storage_writer=writer, process_group=world.group_of_threads()) if behind else None
+
+    def end() -> None:
+        try:
+            with _told(folder):
+                if written is None:
+                    save(dict(tensors), storage_writer=writer)
+                else:
+                    written.result()
+                if world.is_main():
+                    (temporary / REST).write_bytes(alike.getvalue())
+                    replace_folder(temporary, folder)
+        finally:
+            if world.is_main():
+                shutil.rmtree(temporary, ignore_errors=True)  # room for whoever comes next, where the disk is full
+
+    return end
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Turn what any process met while it wrote into a sentence. torch gathers it into an exception that is no Exception."""
+    with disk_errors(folder):
+        try:
+            yield
+        except (CheckpointException, OSError, RuntimeError) as error:
+            met = next((met for met, _ in error.failures.values()), error) if isinstance(error, CheckpointException) else error
+            if is_of_the_disk(met):
+                raise met from error
+            why = f"{type(met).__name__}: {str(met).strip().partition(chr(10))[0]}"
+            raise PreftuneError(f"the checkpoint cannot be written ({why})", str(folder), "The one before it stands.") from error
 
 
 def read_rest(folder: Path) -> Any:

@@ -5,6 +5,7 @@ Without torchrun there is one process, and everything here does nothing. All pro
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -31,6 +32,12 @@ def join() -> None:
         dist.init_process_group("cpu:gloo,cuda:nccl", timeout=PATIENCE)  # words go by gloo, weights and gradients by NCCL
     else:
         dist.init_process_group("gloo", timeout=PATIENCE)
+
+
+@functools.cache
+def group_of_threads() -> Any:
+    """Return a group of all processes for what their threads say to each other, so that it never mixes with what the main ones say."""
+    return dist.new_group(backend="gloo", timeout=PATIENCE)
 
 
 def size() -> int:
@@ -91,6 +98,22 @@ def from_main(work: Callable[[], T]) -> T:
         raise made[1]
     result: T = made[0]
     return result
+
+
+def from_all(work: Callable[[], None]) -> None:
+    """Do work in every process. Raises in all of them what the first one met, and else what this one met."""
+    met: Exception | None = None
+    try:
+        work()
+    except Exception as error:
+        met = error
+
+    def tell() -> None:
+        if met is not None:
+            raise met
+
+    from_main(tell)
+    tell()
 
 
 def of_machine(work: Callable[[], T]) -> T:

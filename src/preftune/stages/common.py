@@ -41,7 +41,8 @@ from preftune.records import Message, Pair
 from preftune.rollout.rewards.total import resolve_sources
 from preftune.tensors import TokenBatch
 from preftune.training.held_out import BEST
-from preftune.training.loop import Loop, peak_memory_gib, read_metrics
+from preftune.training.loop import Loop, read_metrics
+from preftune.training.memory import peak_memory_gib
 from preftune.training.optim import Schedule
 from preftune.training.plan import Plan
 
@@ -58,6 +59,9 @@ class StageConfig(Config):
     max_tokens: int = Field(2048, ge=16, description="longest prompt and answer together; longer ones are left out and counted")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps over which lr rises")
     max_grad_norm: float | None = Field(1.0, gt=0, description="longest gradient; null = any")
+    async_checkpoints: bool | None = Field(
+        None, description="write checkpoints while training goes on, from a copy in the CPU's memory if it has room; null = on a GPU alone"
+    )
 
 
 class OfflineConfig(StageConfig):
@@ -264,6 +268,7 @@ def load_policy(base: Path, adapter: Adapter | None, *, seed: int, only: Sequenc
 def finish(room: Room, work: Work, final: Path, loop: Loop, encoded: Encoded, planned: Plan | None = None, **facts: Any) -> Path:
     """Drop the checkpoint and give the folder its final name; the stage has saved its result in it. Tells planned against real."""
     world.wait_for_all()
+    loop.settle()  # a run that ended before its last step may still be writing
     peak, trained_for = peak_memory_gib(), read_metrics(work.path)[-1]["seconds"]
     if planned is not None:
         loop.progress.note(planned.against(seconds=trained_for, peak_memory_gib=peak))

@@ -190,7 +190,16 @@ def _run(kind: Literal["rloo", "grpo"], config: RLOOConfig | GRPOConfig, out: Pa
     optimiser = adamw(policy, eps=ADAM_EPS)
     progress.note(f"policy: {room.trained_parameters:,} trained parameters{'; all roles on one base' if rollouts.one_base else ''}")
     models, optimisers = {"policy": policy}, {"policy": optimiser}
-    loop = Loop(work, name=name, total=config.steps, models=models, optimisers=optimisers, progress=progress, before_save=rollouts.keep)
+    loop = Loop(
+        work,
+        name=name,
+        total=config.steps,
+        models=models,
+        optimisers=optimisers,
+        progress=progress,
+        before_save=rollouts.keep,
+        behind=config.async_checkpoints,
+    )
     rollouts.ahead.restore(loop.state)
     stopped, told = None, False
 
@@ -353,6 +362,7 @@ def _plan(kind: str, config: RLOOConfig | GRPOConfig, out: Path) -> Plan:
         batches,
         lambda part: batch_logprobs(room.model, room.batch(part))[0],
         token_budget=config.token_budget,
+        behind=config.async_checkpoints,
         steps=config.steps,
         tree=room.tree,
         apart=room.apart,

@@ -109,6 +109,7 @@ def run(config: PPOConfig, out: Path = Path("runs"), *, progress: Progress | Non
         optimisers=learner.optimisers,
         progress=progress,
         before_save=rollouts.keep,
+        behind=config.async_checkpoints,
     )
     rollouts.ahead.restore(loop.state)
     loop.state.setdefault("kl_coef", config.kl_coef)
@@ -314,6 +315,7 @@ def plan(config: PPOConfig, out: Path = Path("runs")) -> Plan:
         batches,
         lambda part: batch_logprobs(room.model, room.batch(part))[0],
         token_budget=config.token_budget,
+        behind=config.async_checkpoints,
         steps=config.steps,
         tree=room.tree,
         apart=room.apart,

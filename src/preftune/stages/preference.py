@@ -61,7 +61,15 @@ def run(config: DPOConfig, out: Path = Path("runs"), *, progress: Progress | Non
     held_out = _encode_held_out(config, room)
     watched = Learner(room, config, *held_out, progress)
     optimiser = adamw(room.model, weight_decay=config.weight_decay)
-    loop = Loop(work, name=config.loss, total=total, models={"policy": room.model}, optimisers={"policy": optimiser}, progress=progress)
+    loop = Loop(
+        work,
+        name=config.loss,
+        total=total,
+        models={"policy": room.model},
+        optimisers={"policy": optimiser},
+        progress=progress,
+        behind=config.async_checkpoints,
+    )
     best = Best(work.path, room.model, loop.state, every=config.eval_every, patience=config.patience)
 
     if config.reference_update:
@@ -120,6 +128,7 @@ def _planned(config: DPOConfig, room: Room, encoded: Encoded) -> Plan:
         steps_of(encoded.groups, steps=steps, batch_size=config.batch_size, seed=config.seed, completions=learned(kind)),
         lambda part: batch_logprobs(room.model, room.batch(part))[0],
         token_budget=config.token_budget,
+        behind=config.async_checkpoints,
         steps=steps,
         tree=room.tree,
         apart=room.apart,

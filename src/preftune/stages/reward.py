@@ -111,7 +111,15 @@ def run(config: RewardConfig, out: Path = Path("runs"), *, progress: Progress | 
     total = _steps(config, encoded)
     room, planned = settle(config, room, lambda room: _planned(config, room, encoded), progress)
     learner.room = watched.room = room
-    loop = Loop(work, name="reward model", total=total, models={"reward": room.model}, optimisers={"reward": optimiser}, progress=progress)
+    loop = Loop(
+        work,
+        name="reward model",
+        total=total,
+        models={"reward": room.model},
+        optimisers={"reward": optimiser},
+        progress=progress,
+        behind=config.async_checkpoints,
+    )
     best = Best(work.path, room.model, loop.state, every=config.eval_every, patience=config.patience)
 
     for step in loop.steps():
@@ -349,6 +357,7 @@ def _planned(config: RewardConfig, room: Room, encoded: Encoded) -> Plan:
         steps_of(encoded.groups, steps=_steps(config, encoded), batch_size=config.batch_size, seed=config.seed),
         lambda part: end_scores(room.model, room.batch(part)),
         token_budget=config.token_budget,
+        behind=config.async_checkpoints,
         steps=_steps(config, encoded),
         tree=room.tree,
         apart=room.apart,

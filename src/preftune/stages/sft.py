@@ -60,7 +60,15 @@ def run(config: SFTConfig, out: Path = Path("runs"), *, progress: Progress | Non
     optimiser = adamw(room.model, weight_decay=config.weight_decay)
     total = _steps(config, encoded)
     room, planned = settle(config, room, lambda room: _planned(config, room, encoded), progress)
-    loop = Loop(work, name="SFT", total=total, models={"policy": room.model}, optimisers={"policy": optimiser}, progress=progress)
+    loop = Loop(
+        work,
+        name="SFT",
+        total=total,
+        models={"policy": room.model},
+        optimisers={"policy": optimiser},
+        progress=progress,
+        behind=config.async_checkpoints,
+    )
     best = Best(work.path, room.model, loop.state, every=config.eval_every, patience=config.patience)
 
     def loss(groups: list[Group], step: int | None = None) -> Loss:
@@ -123,6 +131,7 @@ def _planned(config: SFTConfig, room: Room, encoded: Encoded) -> Plan:
         steps_of(encoded.groups, steps=_steps(config, encoded), batch_size=config.batch_size, seed=config.seed),
         lambda part: batch_logprobs(room.model, room.batch(part))[0],
         token_budget=config.token_budget,
+        behind=config.async_checkpoints,
         steps=_steps(config, encoded),
         tree=room.tree,
         apart=room.apart,

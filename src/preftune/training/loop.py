@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,10 +19,11 @@ from torch.optim import Optimizer
 from preftune.errors import Stopped
 from preftune.manifest import Work, disk_errors
 from preftune.models.adapter import trainable
-from preftune.models.checkpoint import load_training, remove_checkpoints, save_training
-from preftune.models.load import give_back_freed_memory
+from preftune.models.checkpoint import copied_bytes, load_training, remove_checkpoints, save_training
 from preftune.parallel import world
+from preftune.parallel.behind import Behind
 from preftune.progress import Progress, Task
+from preftune.training.memory import has_room_beside, reset_peak_memory
 
 CHECKPOINT = "checkpoint.pt"
 METRICS = "metrics.jsonl"
@@ -39,6 +38,7 @@ class Loop:
     work: the folder in the making. models, optimisers: what is saved and put back. state: the stage's own numbers (JSON and
     tensors), changed in place by the stage. before_save: puts into it what would cost too much at every step. A first save is made before
     the first step, so that a full disk is met at once.
+    behind: whether training goes on while a checkpoint is written (config key `async_checkpoints`).
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Loop:
         optimisers: Mapping[str, Optimizer],
         progress: Progress,
         before_save: Callable[[dict[str, Any]], None] | None = None,
+        behind: bool | None = None,
     ) -> None:
         self.work, self.name, self.total, self.progress = work, name, total, progress
         self.models, self.optimisers, self._before_save = models, optimisers, before_save
@@ -60,6 +61,8 @@ class Loop:
         self.start = 0
         self._path = work.path / CHECKPOINT
         self._save_seconds = 0.0
+        self._behind = behind
+        self._writing: Behind | None = None
         reset_peak_memory()
         self._began = time.monotonic()
         restored = load_training(self._path, models=models, optimisers=optimisers)
@@ -88,7 +91,11 @@ class Loop:
                 self.done = step + 1
                 yield step
                 due = time.monotonic() - saved > max(SAVE_EVERY_SECONDS, SAVE_SHARE * self._save_seconds) and step + 1 < self.total
-                stop, due = world.any_of(bool(asked), due)  # a signal may reach one process a step before another
+                writing = self._writing is not None and not self._writing.over()
+                # A signal may reach one process a step before another.
+                stop, due, writing = world.any_of(bool(asked), due, writing)
+                if not writing:
+                    self.settle()
                 if stop:
                     self.save(step + 1)
                     raise Stopped(
@@ -96,8 +103,8 @@ class Loop:
                         self.name,
                         "The same command again goes on from there.",
                     )
-                if due:
-                    self.save(step + 1)
+                if due and not writing:
+                    self.save(step + 1, behind=self._may_write_behind())
                     saved = time.monotonic()
         self.save(self.total)
 
@@ -109,14 +116,33 @@ class Loop:
                 file.write(json.dumps(row) + "\n")
         self._bar.advance(1, **{k.removesuffix("/train"): float(v) for k, v in list(metrics.items())[:3]})
 
-    def save(self, step: int) -> None:
-        """Save everything that the run needs to go on after `step` steps."""
+    def save(self, step: int, *, behind: bool = False) -> None:
+        """Save everything that the run needs to go on after `step` steps, once what is being written is there.
+
+        behind: copy it, and let a thread write it. The checkpoint before stands until that is done; what goes wrong is raised after a
+        later step.
+        """
+        self.settle()
         if self._before_save is not None:
             self._before_save(self.state)
         began = time.monotonic()
         self.state["seconds"] = self.seconds
-        save_training(self._path, models=self.models, optimisers=self.optimisers, step=step, state=self.state)
+        self._writing = save_training(
+            self._path, models=self.models, optimisers=self.optimisers, step=step, state=self.state, behind=behind
+        )
         self._save_seconds = time.monotonic() - began
+
+    def settle(self) -> None:
+        """Wait for what is being written behind the training. Raises where a process could not write it."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.wait()
+
+    def _may_write_behind(self) -> bool:
+        wanted = self._behind or (self._behind is None and torch.cuda.is_initialized())
+        short = wanted and not has_room_beside(copied_bytes(self.models, self.optimisers))
+        (short,) = world.any_of(short)
+        return wanted and not short
 
     def close(self) -> None:
         """Remove the checkpoint: the run's result stands beside it."""
@@ -175,30 +201,3 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
     """Return the logged rows of a run."""
     path = run / METRICS
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-
-
-_STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-
-def reset_peak_memory() -> None:
-    """Start the peak anew, so that each stage of one process reports its own, of what it holds itself.
-
-    Of a process's memory Linux alone can do that; elsewhere the peak stays that of the whole process.
-    """
-    give_back_freed_memory()
-    if torch.cuda.is_initialized():
-        torch.cuda.reset_peak_memory_stats()
-    if _CLEAR_REFS.exists() and os.access(_CLEAR_REFS, os.W_OK):
-        _CLEAR_REFS.write_text("5")
-
-
-def peak_memory_gib() -> float:
-    """Return the most that was held since the last reset, GiB: on a CUDA GPU of its memory, else the process's resident memory."""
-    if torch.cuda.is_initialized():
-        return torch.cuda.max_memory_reserved() / 2**30
-    if _STATUS.exists():
-        line = next((row for row in _STATUS.read_text().splitlines() if row.startswith("VmHWM:")), None)
-        if line is not None:
-            return int(line.split()[1]) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**30 if sys.platform == "darwin" else 2**20)

@@ -6,22 +6,17 @@ keeps for its backward pass depends on its layers, its adapter and the version o
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from preftune.models.load import device_of, give_back_freed_memory
 from preftune.parallel import world
 from preftune.parallel.shard import local
-from preftune.training.loop import peak_memory_gib, reset_peak_memory
+from preftune.training.memory import peak_memory_gib, reset_peak_memory
 
-LIBRARIES_GIB = 0.44  # Python, torch and transformers on Linux (docs/benchmarks.md)
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 TRIED_WEIGHTS = 1 << 22  # weights of an optimiser step that is timed: more than any cache holds
 MOST_RUNS, NO_FASTER = 6, 0.95  # a run is no faster where it takes more than this share of the fastest before it
 ENDS_AFTER = 2  # such runs one after the other end the timing: one alone may be what another program took
@@ -123,35 +118,3 @@ def kept_for_backward(compute: Callable[[], Tensor], model: nn.Module) -> int:
     with torch.autograd.graph.saved_tensors_hooks(note, lambda nothing: nothing):
         compute()
     return sum(storage.nbytes() for storage in kept.values())
-
-
-def memory_limit(device: torch.device) -> int | None:
-    """Return the bytes that this process may come to hold on the device, or None where that cannot be known."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
-    limits = []
-    if Path("/proc/meminfo").exists():
-        rows = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        limits.append(int(rows["MemAvailable"].split()[0]) * 1024 + resident_memory())
-    if CGROUP_LIMIT.exists() and (text := CGROUP_LIMIT.read_text().strip()).isdigit():
-        limits.append(int(text))
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of this run on this machine, which share its memory
-    return min(limits) // beside if limits else None
-
-
-def held_memory(model: nn.Module) -> int:
-    """Return the bytes that are held now, the model among them: on a GPU of its memory, else by the whole process, libraries and all.
-
-    What was freed and is still kept is given back first. Where the system does not say it, libraries are estimated.
-    """
-    give_back_freed_memory()
-    device = device_of(model)
-    if device.type == "cuda":
-        return int(torch.cuda.memory_allocated(device))
-    return resident_memory() or round(LIBRARIES_GIB * 2**30) + sum(local(p).numel() * p.element_size() for p in model.parameters())
-
-
-def resident_memory() -> int:
-    """Return the bytes that this process holds in memory (Linux; elsewhere 0)."""
-    path = Path("/proc/self/statm")
-    return int(path.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if path.exists() else 0

@@ -17,7 +17,9 @@ from preftune.parallel import world
 from preftune.parallel.shard import local
 from preftune.progress import duration
 from preftune.training.hardware import GIB, SPARE, forward_flops
-from preftune.training.measure import forward_seconds, held_memory, kept_for_backward, memory_limit, training_cost, update_seconds
+from preftune.training.loop import SAVE_EVERY_SECONDS
+from preftune.training.measure import forward_seconds, kept_for_backward, training_cost, update_seconds
+from preftune.training.memory import held_memory, memory_limit
 
 TRIED_TOKENS = 384  # area of the micro-batch that is timed: enough for matrix products of full speed, and soon done on two cores
 TRIED_SHARE = 0.01  # of the run's tokens, where that is more: a larger one says more, and timing it some five times takes about 5 %
@@ -27,6 +29,7 @@ LEAST_FRAGMENTS, MOST_FRAGMENTS = 1.08, 2.5
 # Where freed memory is kept (decision 7) holes of many sizes add up: measured on SmolLM2 with LoRA 1.75 times what backward keeps after
 # micro-batches of two shapes, 1.9 after many (docs/benchmarks.md).
 FRAGMENTS_OF_MANY = 1.9
+WEIGHT_AND_MOMENTS = 12  # bytes that a checkpoint holds of a trained weight, and so what a copy of it takes
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ def make_plan(
     resident_models: int = 1,
     tree: bool = True,
     apart: bool = True,
+    behind: bool | None = None,
 ) -> Plan:
     """Return a stage's plan, from what its data say and what one of its micro-batches takes here and now.
 
@@ -115,7 +119,7 @@ def make_plan(
     over a micro-batch, to anything that backward can start from. passes: how often a step's groups are trained on. before: groups that are
     scored one by one before the first step (the reference). forward_passes: how often a step's groups are only scored.
     learners: models that are trained like this one (PPO's critic is a second). resident_models: models in memory, of its size.
-    tree, apart: how rows are made (see `collate`).
+    tree, apart: how rows are made (see `collate`). behind: whether checkpoints are written from a copy, while training goes on.
     """
     device = device_of(model)
     sizes = _Sizes.of(model)
@@ -141,6 +145,9 @@ def make_plan(
     steps = len(batches) if steps is None else steps
     seconds = sum(map(work, parts)) * steps / len(batches) / world.size() * per_step + steps * passes * update_seconds(held, device)
     groups = encoded.groups
+    copy = (WEIGHT_AND_MOMENTS * held) if behind and device.type == "cpu" and seconds > SAVE_EVERY_SECONDS else 0
+    if limit is None or (peak + copy) * SPARE <= limit:  # else the run writes without one
+        peak += copy
     repeated = 0 if tree else sum(len(g.prompt) * (len(g.completions) - 1) for part in parts for g in part)
     begun_once = sum(area.begun * (len(area.lengths) - 1) for area in areas)
     return Plan(
