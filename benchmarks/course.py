@@ -6,7 +6,8 @@ The work: ten steps of each of sft, reward, dpo, ppo and rloo on a random model 
 sft, reward and dpo train all weights, ppo and rloo an adapter. A run of dpo is also stopped after its fourth step, and goes on: 2 to 1,
 1 to 2, 2 to 4 and 2 to 2 processes.
 
-`max_loss_diff` and `max_grad_norm_diff`: the largest over all steps of all stages in 2 and in 4 processes, each beside one.
+`max_loss_diff` and `max_grad_norm_diff`: the largest over all steps of all stages in 2 and in 4 processes, each beside one;
+`max_grad_norm_share`: the latter over the largest norm of its run.
 `resumed_loss_diff`: beside the run that was not stopped, of as many processes as the first part had. `same_bits`: whether 2 to 2 logs and
 saves what the undisturbed run of two does, to the last bit. One torchrun for each number does all its runs, so that libraries load once.
 """
@@ -43,6 +44,9 @@ ONLINE: dict[str, Any] = {
     "max_new_tokens": 16,
     "token_budget": 512,
     "lr": 1e-3,
+    # The random model ends no answer by itself; judged alike, all would teach nothing, and what is compared would be the rounding.
+    "no_eos_score": 0.0,
+    "scoring": {"missing_end": "add"},
 }
 WAYS = ((2, 1), (1, 2), (2, 4), (2, 2))
 STOP_AT = 4
@@ -150,7 +154,8 @@ def main() -> None:
             runs[first, then] = launch(folder, then, [broken(first, then, 0)])
         stages = {
             f"{stage} in {count}": [
-                round(apart(runs[1][place], runs[count][place], of), 7) for of in (LOSS.get(stage, "loss/train"), "grad_norm")
+                *(round(apart(runs[1][place], runs[count][place], of), 7) for of in (LOSS.get(stage, "loss/train"), "grad_norm")),
+                max(row["grad_norm"] for row in read_metrics(runs[1][place])),
             ]
             for count in (2, 4)
             for place, stage in enumerate(STAGES)
@@ -158,8 +163,9 @@ def main() -> None:
         dpo = STAGES.index("dpo")
         result = {
             "benchmark": "course",
-            "max_loss_diff": max(loss for loss, _ in stages.values()),
-            "max_grad_norm_diff": max(norm for _, norm in stages.values()),
+            "max_loss_diff": max(loss for loss, _, _ in stages.values()),
+            "max_grad_norm_diff": max(norm for _, norm, _ in stages.values()),
+            "max_grad_norm_share": max(norm / largest for _, norm, largest in stages.values()),
             "resumed_loss_diff": max(apart(runs[first][dpo], runs[first, then][0], "loss/train") for first, then in WAYS),
             "same_bits": same_bits(runs[2][dpo], runs[2, 2][0]),
             "stages": stages,

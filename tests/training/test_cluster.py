@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from preftune.cli import app
 from preftune.data.batches import Area, Group, collate
 from preftune.errors import ConfigError
 from preftune.models.load import batch_logprobs, load_causal_lm
@@ -106,3 +109,24 @@ def test_a_model_that_cannot_be_sized_says_why(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(ConfigError, match="the sizes cannot be read"):
         shape_of(str(tmp_path))
+
+
+def test_the_tables_and_the_commands_of_the_page_say_what_the_plan_says_today() -> None:
+    root = Path(__file__).resolve().parents[2]
+    spec = importlib.util.spec_from_file_location("cluster_plan_of_the_page", root / "benchmarks" / "cluster_plan.py")
+    assert spec is not None
+    assert spec.loader is not None
+    printed = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(printed)
+    page = printed.PAGE.read_text(encoding="utf-8")
+    table = page.partition(printed.BEGIN)[2].partition(printed.END)[0]
+    assert table == printed.table(), "python benchmarks/cluster_plan.py --write"
+    for size, work, gpus, gib, hours in (("8B", WHOLE, 4, 43, 0.6), ("70B", Work("dpo", 20_000), 4, 61, 8.1)):  # two cells by hand
+        plan = cluster_plan(SHAPES[size], work, Machine(H100, gpus))
+        assert (round(plan.memory_gib), round(plan.hours * gpus, 1)) == (gib, hours)
+        assert f"{gpus} × H100, {gib} GiB each, {hours} GPU hours" in table
+    first = next(line for line in page.splitlines() if line.startswith("preftune plan dpo --model 70B"))
+    assert first.split()[1:] == ["plan", "dpo", "--model", "70B", "--cluster", "8xH100", "--examples", "50000"]
+    told = CliRunner().invoke(app, first.split()[1:])
+    assert told.exit_code == 0, told.output
+    assert "dpo of 70B" in told.output or "dpo of Llama 3.1 70B" in told.output
