@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from preftune.data.batches import Group, collate
-from preftune.models import attention, lean
+from preftune.models import attention, lean, product
 from preftune.models.adapter import Adapter, adapter_off, add_adapter
 from preftune.models.load import batch_logprobs, hidden_states, load_causal_lm
 from preftune.training.measure import kept_for_backward
@@ -64,6 +64,24 @@ def test_the_numbers_and_the_gradients_are_those_of_the_layers_own_way(tiny_fold
         if adapter:
             model = with_adapter(model)
         results.append(learned(model, tree=rows != "plain", apart=rows == "tree"))
+    assert_same(results[1], results[0])
+
+
+@pytest.mark.parametrize("adapter", [True, False], ids=["lora", "whole"])
+def test_products_by_the_other_library_give_the_same_numbers_and_gradients(tiny_folder, adapter, monkeypatch):
+    results = []
+    for faster in (False, True):
+        monkeypatch.setattr(product, "onednn_is_faster", lambda faster=faster: faster)
+        for least in ("LEAST", "LEAST_ROWS"):
+            monkeypatch.setattr(product, least, 0)
+        model = load_causal_lm(tiny_folder("llama"), device=CPU)
+        calls = []
+        with monkeypatch.context() as watched:
+            by_onednn = product.onednn_product
+            watched.setattr(product, "onednn_product", lambda *given, by=by_onednn, calls=calls: calls.append(given) or by(*given))
+            results.append(learned(with_adapter(model) if adapter else model.requires_grad_(True)))
+        # Of two layers seven products forward and as many backward, and the head's.
+        assert len(calls) >= 2 * 14 + 2 if faster else not calls
     assert_same(results[1], results[0])
 
 

@@ -6,7 +6,7 @@ The shift happens here and nowhere else, as a gather by `parent`: the place of t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,16 +37,18 @@ class Head:
     """The output layer: logits = cap·tanh(scale·(h Wᵀ + b)/cap), cap and bias where the model has them.
 
     weight: float [V, H]. bias: float [V] or None. softcap: Gemma 2's `final_logit_softcapping`. scale: e.g. 1/`logits_scaling`.
+    product: how x Wᵀ + b is computed.
     """
 
     weight: Tensor
     bias: Tensor | None = None
     softcap: float | None = None
     scale: float = 1.0
+    product: Callable[[Tensor, Tensor, Tensor | None], Tensor] = torch.nn.functional.linear
 
     def logits(self, hidden: Tensor, part: slice = slice(None)) -> Tensor:
         """Return logits [N, V] of hidden states [N, H], float32 at least. part: of the vocabulary, V of it."""
-        logits = torch.nn.functional.linear(hidden, self.weight[part], None if self.bias is None else self.bias[part])
+        logits = self.product(hidden, self.weight[part], None if self.bias is None else self.bias[part])
         return self.shaped(logits)
 
     def shaped(self, logits: Tensor) -> Tensor:
@@ -93,7 +95,8 @@ class _ChunkedLogProbs(torch.autograd.Function):
             rows, columns = _inside(targets, part)
             chosen[rows] = logits[rows, columns]
             if pull is not None:
-                pull.mul_(shrink[:, None]).add_(_through(powers, logits, head, temperature).to(weight.dtype) @ weight[part])
+                slopes = _through(powers, logits, head, temperature).to(weight.dtype)
+                pull.mul_(shrink[:, None]).add_(head.product(slopes, weight[part].t(), None))
         lse = top + total.log()
         if pull is not None:
             own = _through(torch.ones_like(chosen), chosen, head, temperature)[:, None] * weight[targets]
@@ -123,7 +126,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
             slopes[rows, columns] += grad_out[rows]
             slopes = _through(slopes, logits, head, temperature).to(weight.dtype)
             if grad_hidden is not None:
-                grad_hidden += slopes @ weight[part]
+                grad_hidden += head.product(slopes, weight[part].t(), None)
             if grad_weight is not None:
                 torch.mm(slopes.T, hidden, out=grad_weight[part])
             if grad_bias is not None:

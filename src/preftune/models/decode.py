@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from preftune.models.attention import Part, attend_once
 from preftune.models.lean import Linear, is_hooked, linears_of, takes_spans, turned
 from preftune.models.load import output_head, unwrap
+from preftune.models.product import keep_little_code
 from preftune.parallel.shard import root_of
 
 LIKE_LLAMA = ("LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model")
@@ -175,6 +176,7 @@ def packing_works() -> bool:
     """Say whether this build of torch lays weights out for oneDNN and multiplies by them, as its own compiler does with frozen ones."""
     if not torch.backends.mkldnn.is_available():
         return False
+    keep_little_code()
     x, weight = torch.ones(3, 16), torch.arange(64.0).view(4, 16) / 64
     plain = nn.functional.linear(x, weight)
     try:

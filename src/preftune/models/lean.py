@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from preftune.models.attention import attend
+from preftune.models.product import add_product, product
 
 # Layers whose forward is: norm, queries, keys and values, rotation, attention, output; norm, silu(gate) · up, output.
 LIKE_LLAMA = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
@@ -135,9 +136,9 @@ class Linear(NamedTuple):
     def onto(self, out: Tensor | None, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return (what it gives [N, out], added to `out` if there is one; scaling · rows Aᵀ [N, r])."""
         weight, bias, a, b, scaling = self
-        given = nn.functional.linear(rows, weight, bias) if out is None else torch.addmm(out, rows, weight.t())
-        if out is not None and bias is not None:
-            given += bias
+        given = product(rows, weight, bias)
+        if out is not None:
+            given += out
         if a is None or b is None:
             return given, None
         low = (rows @ a.t()).mul_(scaling)
@@ -160,7 +161,7 @@ class Linear(NamedTuple):
 
     def input_gradient(self, grad: Tensor, grad_low: Tensor | None, onto: Tensor | None = None) -> Tensor:
         """Return the gradient of the input [N, in], added to `onto` if there is one."""
-        found = grad @ self.weight if onto is None else onto.addmm_(grad, self.weight)
+        found = product(grad, self.weight.t()) if onto is None else add_product(onto, grad, self.weight.t())
         return found if self.a is None or grad_low is None else found.addmm_(grad_low, self.a)
 
 

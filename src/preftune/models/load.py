@@ -30,6 +30,7 @@ from preftune.losses.reduce import to_sequences
 from preftune.manifest import MANIFEST, hash_folder, read_manifest
 from preftune.models.lean import lean_layers, takes_spans
 from preftune.models.parts import load_parts_of
+from preftune.models.product import product
 from preftune.parallel import world
 from preftune.parallel.shard import device_of_root, forget, root_of, settle, shard
 from preftune.tensors import TokenBatch
@@ -291,7 +292,7 @@ def output_head(model: nn.Module) -> Head:
     cap = getattr(config, "final_logit_softcapping", None)
     scale = getattr(config, "logit_scale", None) or 1.0  # Cohere
     scale = scale / (getattr(config, "logits_scaling", None) or 1.0)  # Granite
-    return Head(layer.weight, getattr(layer, "bias", None), softcap=cap, scale=scale)
+    return Head(layer.weight, getattr(layer, "bias", None), softcap=cap, scale=scale, product=product)
 
 
 def hidden_states(model: nn.Module, batch: TokenBatch) -> Tensor:
