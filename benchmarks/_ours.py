@@ -24,6 +24,7 @@ import preftune
 from preftune.data.batches import Group, encode
 from preftune.data.snapshot import load_snapshot
 from preftune.models.load import load_renderer
+from preftune.models.product import product
 from preftune.records import Message
 from preftune.training.loop import read_metrics
 
@@ -124,8 +125,9 @@ def model_flops(s: Settings, groups: list[Group]) -> float:
     return weights * (2 if s.lora else 3) + attention * 3 + reference
 
 
+@torch.no_grad()
 def gemm_flops(model: Path, *, rows: int = 1024, repeats: int = 9) -> float:
-    """Return the operations a second of float32 matrix products at the shapes of the model's own layers, measured."""
+    """Return the operations a second of float32 matrix products at the shapes of the model's own layers, as these do them, measured."""
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     width, inner = config["hidden_size"], config["intermediate_size"]
     done = seconds = 0.0
@@ -134,7 +136,7 @@ def gemm_flops(model: Path, *, rows: int = 1024, repeats: int = 9) -> float:
         times = []
         for _ in range(repeats):
             began = time.perf_counter()
-            torch.nn.functional.linear(x, weight)
+            product(x, weight)
             times.append(time.perf_counter() - began)
         seconds += statistics.median(times)
         done += 2.0 * rows * into * out
