@@ -80,8 +80,8 @@ def test_products_by_the_other_library_give_the_same_numbers_and_gradients(tiny_
             by_onednn = product.onednn_product
             watched.setattr(product, "onednn_product", lambda *given, by=by_onednn, calls=calls: calls.append(given) or by(*given))
             results.append(learned(with_adapter(model) if adapter else model.requires_grad_(True)))
-        # Of two layers seven products forward and as many backward, and the head's.
-        assert len(calls) >= 2 * 14 + 2 if faster else not calls
+        # Of two layers seven products forward and as many backward (frozen words need none of the first three), and the head's two.
+        assert len(calls) >= 14 + 14 - 3 + 2 if faster else not calls
     assert_same(results[1], results[0])
 
 
