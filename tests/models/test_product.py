@@ -17,7 +17,7 @@ MANY_SHAPES = """
 import sys, torch
 from pathlib import Path
 from preftune.models import product
-from preftune.training.measure import resident_memory
+from preftune.training.memory import resident_memory
 product.CPUINFO = Path(sys.argv[1])
 torch.set_num_threads(1)
 x, weight = torch.randn(400, 256), torch.randn(256, 256)
