@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from tests.rollout_twin import Twin
+from tests.torchrun import in_two_processes
 
 from preftune.rollout import client
 from preftune.training.loop import read_metrics
@@ -57,18 +54,9 @@ def test_two_processes_draw_ahead_as_one_does_and_go_on_where_they_were_stopped(
     there = toy.copy(tmp_path / "two", toy.run("reward"))
     config = there.folder / "rloo.yaml"
     config.write_text(yaml.safe_dump(there.config("rloo", **SETTINGS).model_dump(mode="json")), encoding="utf-8")
-    script = there.folder / "commands.py"
-    script.write_text(SCRIPT, encoding="utf-8")
     unbroken, stopped = str(there.folder / "unbroken"), str(there.folder / "stopped")
     commands = [(["train", "rloo", str(config), "--out", out], stop) for out, stop in ((unbroken, 0), (stopped, 2), (stopped, 0))]
-    root = str(Path(__file__).resolve().parents[2])
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script), json.dumps(commands)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([root, *sys.path])},
-        capture_output=True,
-        text=True,
-        timeout=250,
-    )
+    done = in_two_processes(there.folder, SCRIPT, commands)
     assert done.returncode == 0, done.stderr[-3000:]
     two, again = (read_metrics(Path(out) / one.name) for out in (unbroken, stopped))
     for name in ("loss/policy", "grad_norm", "reward/score", "rollout/staleness", "mismatch/ess"):

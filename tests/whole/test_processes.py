@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from safetensors.torch import load_file
+from tests.torchrun import in_two_processes
 
 from preftune.errors import Stopped
 from preftune.training.loop import Loop, read_metrics
@@ -105,15 +104,7 @@ def two(toy, tmp_path_factory):
             ("lost", 0, part),
         )
     ]
-    script = there.folder / "commands.py"
-    script.write_text(SCRIPT, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script), json.dumps(commands)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},  # on models of this size a second thread takes more time than it saves
-        capture_output=True,
-        text=True,
-        timeout=250,
-    )
+    done = in_two_processes(there.folder, SCRIPT, commands)
     (there.folder / "said.json").write_text(json.dumps([done.returncode, done.stdout, done.stderr]), encoding="utf-8")
     return there
 

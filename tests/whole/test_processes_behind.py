@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from safetensors.torch import load_file
+from tests.torchrun import in_two_processes
 
 from preftune.models.checkpoint import _saved_at
 from preftune.training.loop import CHECKPOINT, read_metrics
@@ -73,17 +72,10 @@ WORK: dict[str, Any] = {
 
 def launch(toy, *commands: tuple[str, int, str]) -> subprocess.CompletedProcess[str]:
     """Train in two processes: (folder of the run, number of a write, what happens then), until one of them fails."""
-    config, script = toy.folder / "dpo.yaml", toy.folder / "commands.py"
+    config = toy.folder / "dpo.yaml"
     config.write_text(yaml.safe_dump(toy.config("dpo", **WORK).model_dump(mode="json")), encoding="utf-8")
-    script.write_text(SCRIPT, encoding="utf-8")
     words = [(["train", "dpo", str(config), "--out", str(toy.folder / out)], at, what) for out, at, what in commands]
-    return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script), json.dumps(words)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=250,
-    )
+    return in_two_processes(toy.folder, SCRIPT, words)
 
 
 @pytest.fixture(scope="module")

@@ -190,11 +190,12 @@ class Sampler:
         """
         if self._thread is not None:
             return self.begin(prompts, keys, seed=seed, version=version)()
-        self._bring(version)
         if self.local:
-            samples = self._open_client.generate(prompts, keys, self._sampling, seed=seed)
+            samples = self._push_and_generate(Weights(version, {}), prompts, keys, seed)
         else:
-            samples = world.from_main(lambda: self._open_client.generate(prompts, keys, self._sampling, seed=seed))
+            there = world.from_main(lambda: self._open_client.version())
+            weights = weights_of(self._model, version) if there != version else None
+            samples = world.from_main(lambda: self._push_and_generate(weights, prompts, keys, seed))
         return self._checked(samples, len(prompts), version)
 
     def begin(self, prompts: Sequence[Sequence[int]], keys: Sequence[str], *, seed: int, version: int) -> Callable[[], list[Sample]]:
@@ -225,13 +226,6 @@ class Sampler:
         insist_on_each_once(samples, prompts, self._sampling)
         insist_on_version(samples, version)
         return samples
-
-    def _bring(self, version: int) -> None:
-        if self.local:
-            self._open_client.push_weights(Weights(version, {}))
-        elif world.from_main(lambda: self._open_client.version()) != version:
-            weights = weights_of(self._model, version)
-            world.from_main(lambda: self._open_client.push_weights(weights))
 
     def health(self) -> dict[str, float]:
         """Return the client's numbers."""

@@ -12,7 +12,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -94,13 +94,17 @@ class Worker:
 
 @dataclass
 class Seat:
-    """An actor as the client sees it. ready: not on its way back. failures: in a row. doubted: it may hold other weights than it says."""
+    """An actor as the client sees it. ready: not on its way back. failures: in a row. doubted: it may hold other weights than it says.
+
+    silent_since: of its last answer, or of a request to it after none was left.
+    """
 
     number: int
     actor: Any
     ready: bool = True
     failures: int = 0
     doubted: bool = False
+    silent_since: float = field(default_factory=time.monotonic)
 
 
 class RayClient:
@@ -122,7 +126,6 @@ class RayClient:
         self._last = ""  # what an actor failed of last, for an error
         self._where: list[Any] = []
         self._flying: dict[Any, tuple[Seat, Job | None]] = {}
-        self._silent_since = dict.fromkeys(range(config.workers), time.monotonic())  # by seat: its last answer, or a request after none
         try:
             ray.get([seat.actor.ready.remote() for seat in self.seats], timeout=START_SECONDS)
         except RayError as error:
@@ -174,7 +177,7 @@ class RayClient:
             ref = free.actor.generate.remote(job, self._version, self._where, free.doubted)
             free.doubted = False
             if not loads[free.number]:
-                self._silent_since[free.number] = time.monotonic()
+                free.silent_since = time.monotonic()
             self._flying[ref] = free, job
 
     def _answers(self) -> list[tuple[Seat, Job | None, Reply | None]]:
@@ -190,7 +193,7 @@ class RayClient:
 
     def _answer(self, ref: Any) -> tuple[Seat, Job | None, Reply | None]:
         seat, job = self._flying.pop(ref)
-        self._silent_since[seat.number] = time.monotonic()
+        seat.silent_since = time.monotonic()
         try:
             reply = ray.get(ref)
         except RayError as error:
@@ -219,7 +222,7 @@ class RayClient:
         for seat in [seat for seat in self.seats if seat.ready]:
             asked = {ref: job for ref, (who, job) in self._flying.items() if who is seat}
             limit = self._config.timeout_seconds
-            if not asked or time.monotonic() - self._silent_since[seat.number] < limit:
+            if not asked or time.monotonic() - seat.silent_since < limit:
                 continue
             self._last = f" (the last one: it answered nothing for {limit:g} s, rollout.timeout_seconds)"
             self._note(f"Rollout worker {seat.number} has answered nothing for {limit:g} s (rollout.timeout_seconds) and is ended.")
