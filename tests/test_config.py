@@ -21,6 +21,20 @@ class Adapter(Config):
     rank: int = 16
 
 
+class Part(Config):
+    """One of several."""
+
+    weight: float = 1.0
+
+
+class Sectioned(Config):
+    """A config with a section and a list of them."""
+
+    lr: float = 1.0
+    adapter: Adapter | None = None
+    parts: tuple[Part, ...] = ()
+
+
 class Example(Config):
     """A stage's config in small."""
 
@@ -86,6 +100,22 @@ def test_an_unknown_key_that_is_near_nothing_gets_no_guess(tmp_path):
 
 def test_an_unknown_key_in_a_group_is_named_with_its_path(tmp_path):
     assert 'key "adapter.rnk" is unknown. Did you mean "rank"?' in refused(tmp_path, "model: base\nadapter: {rnk: 2}\n")
+
+
+@pytest.mark.parametrize(
+    ("key", "place"),
+    [
+        ("rank", "adapter.rank"),
+        ("rnk", "adapter.rank"),
+        ("weight", "parts.0.weight"),
+        ("adapter.lr", "lr"),
+        ("adapter.weight", "parts.0.weight"),
+    ],
+)
+def test_a_key_of_another_section_is_answered_with_its_place(key, place):
+    with pytest.raises(ConfigError) as caught:
+        load_config(Sectioned, overrides=[f"{key}=2"])
+    assert f'key "{key}" is unknown. Did you mean "{place}"?' in str(caught.value)
 
 
 def test_a_missing_key_is_named(tmp_path):

@@ -107,11 +107,11 @@ def check_config(model: type[C], values: dict[str, Any], *, where: str, stage: s
 def _sentence(model: type[BaseModel], error: Any) -> str:
     path = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        key = str(error["loc"][-1])
-        if key in NARROWING and "temperature" in _keys(model):
+        *section, key = path.split(".")
+        if key in NARROWING and "temperature" in _names(model):
             return f'key "{path}" is refused: {BIASED}.'
-        near = _synonym(key, model) or difflib.get_close_matches(key, _keys(model), n=1, cutoff=0.5)
-        hint = f' Did you mean "{near[0]}"?' if near else ""
+        near = _synonym(key, model) or difflib.get_close_matches(key, _names(model), n=1, cutoff=0.5)
+        hint = f' Did you mean "{_place(near[0], section, model)}"?' if near else ""
         return f'key "{path}" is unknown.{hint}'
     if error["type"] == "missing":
         return f'key "{path}" is needed and missing.'
@@ -119,13 +119,26 @@ def _sentence(model: type[BaseModel], error: Any) -> str:
     return f'key "{path}" is {json.dumps(error["input"], default=str)}: {message}.' if path else f"{message}."
 
 
-def _keys(model: type[BaseModel]) -> list[str]:
-    keys = list(model.model_fields)
-    for field in model.model_fields.values():
+def _sections(model: type[BaseModel]) -> dict[str, list[str]]:
+    """Return the names of a config's keys by the section they stand in: "" for its own, "rewards.0" for those of a list's entries."""
+    sections = {"": list(model.model_fields)}
+    for name, field in model.model_fields.items():
+        is_list = getattr(field.annotation, "__origin__", None) in (tuple, list)
         for inner in (field.annotation, *getattr(field.annotation, "__args__", ())):
             if isinstance(inner, type) and issubclass(inner, BaseModel):
-                keys += list(inner.model_fields)
-    return keys
+                sections[f"{name}.0" if is_list else name] = list(inner.model_fields)
+    return sections
+
+
+def _names(model: type[BaseModel]) -> list[str]:
+    return [name for names in _sections(model).values() for name in names]
+
+
+def _place(name: str, section: Sequence[str], model: type[BaseModel]) -> str:
+    """Return how a key is to be written, seen from a section: its name alone, or with the section where it belongs."""
+    own = ".".join("0" if part.isdigit() else part for part in section)
+    places = [place for place, names in _sections(model).items() if name in names]
+    return name if own in places or not places[0] else f"{places[0]}.{name}"
 
 
 # What users of the peers type, and what we call it.
@@ -143,7 +156,7 @@ BIASED = (
 
 def _synonym(key: str, model: type[BaseModel]) -> list[str]:
     name = SYNONYMS.get(key)
-    return [name] if name in _keys(model) and name else []
+    return [name] if name in _names(model) and name else []
 
 
 def describe(model: type[Config]) -> str:
