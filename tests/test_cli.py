@@ -262,11 +262,14 @@ def test_a_stage_is_planned_trained_found_again_and_not_resumed(capsys, tiny_mod
     Path("sft.yaml").write_text(f"data: {data}\nbatch_size: 4\n")
     words = ["train", "sft", "sft.yaml", "lr=1e-3"]
 
-    code, out, _ = run(capsys, *words, "--dry-run", "--json")
+    code, out, err = run(capsys, *words, "--dry-run", "--json")
     told = json.loads(out)
-    assert code == 0
+    assert (code, err) == (0, "")
     assert (told["config"]["lr"], told["config"]["batch_size"], told["config"]["model"]) == (1e-3, 4, str(tiny_model_folder))
     assert told["plan"]["steps"] >= 1
+    code, out, err = run(capsys, *words, "--dry-run")
+    assert (code, out.startswith("sft: ")) == (0, True)
+    assert err == "Loading the model and timing a micro-batch of the data; this can take a minute.\n"
     assert not list(Path("runs").glob("*"))
 
     code, _, err = run(capsys, *words, "--resume")

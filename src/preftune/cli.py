@@ -167,6 +167,8 @@ def train(
     if dry_run and not is_main():
         return
     if dry_run:
+        if not as_json:
+            for_terminal().note("Loading the model and timing a micro-batch of the data; this can take a minute.")
         plan = kind.plan(config, out)
         if as_json:
             print_json({"config": config.model_dump(mode="json"), "plan": plan.as_dict()})
