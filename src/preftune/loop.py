@@ -139,9 +139,10 @@ def make_plan(
 
     settings: of `preftune train dpo`, as key=value. model: where these name none and there is no candidate yet. since: by default the
     time until which the last candidate had heard, or, where there is none, `days` ago. reward_model: by default the newest in runs/.
-    Raises ConfigError where no model is named, `data` is, or the model or the reward run is not there.
+    Raises ConfigError where no model is named, `data` is, the model or the reward run is not there, or a setting is wrong.
     """
-    from preftune.config import parse_overrides
+    from preftune.config import load_config, parse_overrides
+    from preftune.stages.preference_config import DPOConfig
 
     named = parse_overrides(settings)
     if "data" in named:
@@ -152,6 +153,7 @@ def make_plan(
         raise ConfigError("no model to start from is named", "preftune loop", "Give model=PATH: the one that users judge now.")
     if not Path(start).exists():
         raise ConfigError("there is no such model", str(start), "Give model=PATH: a run, a release, a model folder or a GGUF file.")
+    loss = load_config(DPOConfig, None, [*settings, "data=of-the-loop", f"model={start}"], stage="dpo").loss  # before anything is made
     if reward_model is not None and (not reward_model.is_dir() or read_manifest(reward_model)["kind"] != "reward"):
         raise ConfigError("this is no run of train reward", str(reward_model), "Give another as --reward-model, or leave it out.")
     until = datetime.now(UTC)
@@ -163,7 +165,6 @@ def make_plan(
         since = until - timedelta(days=days)
     if (begun := _unfinished(directory, settings, str(start))) is not None:
         since, until = (datetime.fromisoformat(begun[key]) for key in ("since", "until"))
-    loss = str(named.get("loss", "dpo"))
     with Store.open(store) as opened:
         heard = hear(opened, since, until, loss=loss)
     judge = reward_model or _newest(directory / "runs", "reward")

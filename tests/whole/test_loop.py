@@ -74,6 +74,22 @@ def test_a_wrong_start_is_a_sentence(project):
         make_plan("store.db", ["data=x", f"model={project.base}"])
 
 
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("learning_rate=1", r'key "learning_rate" is unknown\. Did you mean "lr"'),
+        ("loss=kto2", "unknown.*kto"),
+        ("lr=-1", "greater than 0"),
+    ],
+)
+def test_a_wrong_setting_is_refused_before_anything_is_made(project, setting, told):
+    say(30)
+    before = sorted(Path().rglob("*"))
+    with pytest.raises(ConfigError, match=told):
+        run(make_plan("store.db", [f"model={project.base}", setting]), "store.db")
+    assert sorted(Path().rglob("*")) == before
+
+
 def test_the_loop_goes_round_is_refused_honestly_and_goes_on_where_it_was(project, monkeypatch, capsys):
     say(30)
     settings = [f"model={project.base}", *LEARNS]
