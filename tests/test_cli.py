@@ -156,6 +156,8 @@ def test_import_stores_good_rows_and_a_second_time_adds_nothing(capsys):
     code, out, err = run(capsys, "import", file)
     assert (code, err) == (0, "")
     assert out.splitlines()[-1] == "Next: preftune check"
+    assert f"  made a new store: {Path('store.db').resolve()}" in out.splitlines()
+    assert "made a" not in run(capsys, "import", file)[1]
     told = json.loads(run(capsys, "import", file, "--json")[1])["imports"][0]
     assert (told["rows"], told["new"], told["already_there"]) == (1, 0, 1)
 

@@ -106,6 +106,8 @@ def test_mine_fills_the_projects_store_and_can_be_tried_first(capsys, repository
     assert not Path("store.db").exists()
     code, out, _ = run(capsys, "mine", "repo")
     assert (code, out.splitlines()[-1]) == (0, "Next: preftune check")
+    assert f"  made a new store: {Path('store.db').resolve()}" in out.splitlines()
+    assert "made a" not in run(capsys, "mine", "repo")[1]
     assert run(capsys, "check")[1].startswith("1 pairs on 1 prompts\n1 demonstrations\n")
 
 

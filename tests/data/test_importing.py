@@ -74,7 +74,12 @@ def test_a_dry_run_counts_the_same_and_writes_nothing(tmp_path: Path, source: Pa
     assert sorted(p.name for p in tmp_path.iterdir()) == ["preferences.jsonl"]
     real = import_preferences(source, tmp_path / "s.db")
     assert dry.dry_run
-    assert {**dry.as_dict(), "dry_run": False, "set_aside_file": real.set_aside_file} == real.as_dict()
+    assert {
+        **dry.as_dict(),
+        "dry_run": False,
+        "set_aside_file": real.set_aside_file,
+        "store_made": str(tmp_path / "s.db"),
+    } == real.as_dict()
     with Store.open(tmp_path / "s.db") as store:
         again = import_preferences(source, store, dry_run=True)
         assert len(list(store.imports())) == 1

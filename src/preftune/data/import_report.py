@@ -24,6 +24,7 @@ class ImportReport:
     already_there: in the store, or earlier in the file. records: the new ones of each kind. set_aside: rows by reason, and
     set_aside_lines the first lines of each. notes: what else must be told, such as parts of rows that were left out, with how often.
     unused: rows by a key that we made nothing of. direction: which way ranks and scores are read. columns: our key → the table's column.
+    store_made: where a store is that was made for this import.
     """
 
     source: str
@@ -41,6 +42,7 @@ class ImportReport:
     columns: dict[str, str] = field(default_factory=dict)
     examples: list[str] = field(default_factory=list)
     set_aside_file: str | None = None
+    store_made: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as plain values."""
@@ -70,6 +72,7 @@ class ImportReport:
         would = "would be " if self.dry_run else ""
         rows = counted(self.rows, "rows")
         lines = [f"{self.source} ({self.format}): {rows}, {self.new:,} {would}new, {self.already_there:,} already there"]
+        lines += [f"  made a new store: {self.store_made}"] if self.store_made else []
         lines += [f"  {counted(count, f'new {kind}')}" for kind, count in self.records.items() if count]
         for reason, count in sorted(self.set_aside.items(), key=lambda item: -item[1]):
             shown = ", ".join(f"{line:,}" for line in self.set_aside_lines[reason])

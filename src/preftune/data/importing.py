@@ -65,8 +65,9 @@ def import_preferences(
         elif isinstance(store, Store):
             _take(rows, store)
         else:
-            with Store.create(store) as made:
-                _take(rows, made)
+            with Store.create(store) as opened:
+                report.store_made = opened.made
+                _take(rows, opened)
     return report
 
 

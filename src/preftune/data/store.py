@@ -53,12 +53,13 @@ T = TypeVar("T")
 class Store:
     """An open store; close it, or use it in a `with`. Make one by `Store.create` or `Store.open`.
 
-    where: how messages name it. path: its file, or None where it lives in PostgreSQL.
+    where: how messages name it. path: its file, or None where it lives in PostgreSQL. made: where it is, if this opening made it.
     """
 
     def __init__(self, engine: Engine, where: str) -> None:
         self.where = where
         self.path = Path(where) if engine.dialect.name == "sqlite" else None
+        self.made: str | None = None
         self._engine = engine
         self._frozen = threading.local()
         self._turn = threading.Lock()
@@ -105,6 +106,8 @@ class Store:
             )
         if found != known[-1]:
             upgrade(self._engine, self.where)
+        if found is None:
+            self.made = str(self.path.resolve()) if self.path else self.where
 
     def checkpoint(self) -> None:
         """Write what an SQLite file's log still holds into the file and empty the log; a PostgreSQL database sees to it itself."""

@@ -118,6 +118,7 @@ def _opt_out(repository: Repository, tip: str, settings: MiningSettings) -> OptO
 def _keep(store: Store | Path | str, pairs: list[MinedPair], shown: list[MinedDemonstration], report: MiningReport) -> dict[str, int]:
     source = f"git:{Path(report.repository).resolve().name}"
     with nullcontext(store) if isinstance(store, Store) else Store.create(store) as opened, opened.writer() as writer:
+        report.store_made = None if opened is store else opened.made
         records = [pair.records() for pair in pairs]
         new = writer.add(
             _prompts(pairs, shown),

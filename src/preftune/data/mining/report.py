@@ -21,7 +21,8 @@ class MiningReport:
 
     commits = commits_used + the sum of commits_left_out. changes (of functions, in the commits used) = pairs + the sum of
     changes_left_out. functions_left_out: functions with a docstring at the tip that are no demonstrations. kinds: pairs by kind.
-    records: new ones of each kind in the store. written: the file that holds them, if one was asked for.
+    records: new ones of each kind in the store. written: the file that holds them, if one was asked for. store_made: where a store is that
+    was made for them.
     """
 
     repository: str
@@ -39,6 +40,7 @@ class MiningReport:
     records: dict[str, int] = field(default_factory=dict)
     examples: list[str] = field(default_factory=list)
     written: str | None = None
+    store_made: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as plain values."""
@@ -61,6 +63,8 @@ class MiningReport:
             ("functions, as demonstrations,", self.functions_left_out),
         ):
             lines += [f"  {count:,} {what} left out: {reason}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1])]
+        if self.store_made:
+            lines.append(f"  made a new store: {self.store_made}")
         if self.written:
             lines.append(f"  written to {self.written}")
         if self.examples:
