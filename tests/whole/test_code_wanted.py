@@ -34,6 +34,8 @@ def test_a_prompt_with_a_check_asks_for_code_whatever_the_answers_are(make_snaps
 @pytest.fixture
 def measured(toy, monkeypatch, tmp_path):
     monkeypatch.setattr(evaluation, "SIZES", {"small": Size(prompts=8, max_new_tokens=12, facts=24, texts=2, functions=2)})
+    monkeypatch.setattr(evaluation, "judge_style", None)  # not asked for, so not called
+    monkeypatch.setattr(evaluation, "run_checks", None)
     made = toy.copy(tmp_path, toy.run("reward"), toy.run("dpo"))
     run, judged_by = (made.out / one.name for one in (toy.run("dpo"), toy.run("reward")))
     return evaluate(run, made.data, base=made.base, reward_model=judged_by, out=tmp_path / "reports", size="small")

@@ -203,8 +203,7 @@ def _choose(snapshot: Any, count: int) -> list[Prompt]:
 
 def _answer_rows(subject: Subject, prompts: Sequence[Prompt], samples: Sequence[Sample], *, styled: bool) -> list[dict[str, Any]]:
     answers = [subject.renderer.decode(s.ids) for s in samples]
-    reports = [judge_style(answer) for answer in answers]
-    checks = run_checks([(r.code or "raise SystemExit('no code')", p.check) for r, p in zip(reports, prompts, strict=True)])
+    judged = _judged(answers, prompts) if styled else [NO_CODE] * len(answers)
     return [
         {
             "id": prompt.id,
@@ -213,12 +212,27 @@ def _answer_rows(subject: Subject, prompts: Sequence[Prompt], samples: Sequence[
             "answer": answer,
             "finished": sample.finished,
             "tokens": len(sample.ids),
-            "parses": report.code is not None if styled else None,
-            "passes": check.ok if prompt.check else None,
-            "adherence": report.adherence if styled else None,
-            "verdicts": report.verdicts if styled else {},
+            **of_code,
         }
-        for prompt, answer, sample, report, check in zip(prompts, answers, samples, reports, checks, strict=True)
+        for prompt, answer, sample, of_code in zip(prompts, answers, samples, judged, strict=True)
+    ]
+
+
+NO_CODE: dict[str, Any] = {"parses": None, "passes": None, "adherence": None, "verdicts": {}}  # of an answer where none is asked for
+
+
+def _judged(answers: Sequence[str], prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
+    """Return what is said of each answer's code: whether it parses, passes its prompt's check, and follows the conventions."""
+    reports = [judge_style(answer) for answer in answers]
+    checks = run_checks([(r.code or "raise SystemExit('no code')", p.check) for r, p in zip(reports, prompts, strict=True)])
+    return [
+        {
+            "parses": report.code is not None,
+            "passes": check.ok if prompt.check else None,
+            "adherence": report.adherence,
+            "verdicts": report.verdicts,
+        }
+        for prompt, report, check in zip(prompts, reports, checks, strict=True)
     ]
 
 
