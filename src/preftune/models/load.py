@@ -315,21 +315,24 @@ def _last_states(backbone: Any, **inputs: Any) -> Tensor:
 
 
 def _without_padding(model: nn.Module, backbone: Any, batch: TokenBatch) -> Tensor:
-    rows, places = batch.attention_mask.nonzero(as_tuple=True)
-    found = _row_after_row(model, backbone, batch, use_cache=False)[len(batch.beginning) :]
-    return found.new_zeros(*batch.ids.shape, found.shape[-1]).index_put((rows, places), found)
+    counted = batch.attention_mask.nonzero(as_tuple=True)
+    found = _row_after_row(model, backbone, batch, counted, use_cache=False)[len(batch.beginning) :]
+    return found.new_zeros(*batch.ids.shape, found.shape[-1]).index_put(counted, found)
 
 
-def _row_after_row(model: nn.Module, backbone: Any, batch: TokenBatch, **cache: Any) -> Tensor:
-    """Return the hidden states [P + N, H] of the beginning and then of all rows, one after the other: what is padding is not computed."""
-    begun, rows, places = len(batch.beginning), *batch.attention_mask.nonzero(as_tuple=True)
+def _row_after_row(model: nn.Module, backbone: Any, batch: TokenBatch, counted: tuple[Tensor, ...], **cache: Any) -> Tensor:
+    """Return the hidden states [P + N, H] of the beginning and then of all rows, one after the other: what is padding is not computed.
+
+    counted: the rows and the columns of the N tokens that are no padding, int64 [N] each.
+    """
+    begun = len(batch.beginning)
     beginning = torch.tensor(batch.beginning, dtype=torch.long, device=batch.ids.device)
     ends = (begun + batch.attention_mask.sum(1).cumsum(0)).tolist()
     states = _last_states(
         backbone,
-        input_ids=torch.cat([beginning, batch.ids[rows, places]])[None],
+        input_ids=torch.cat([beginning, batch.ids[counted]])[None],
         attention_mask=_masks(unwrap(model), batch.packed_mask),
-        position_ids=torch.cat([torch.arange(begun), batch.position_ids[rows, places]])[None],
+        position_ids=torch.cat([torch.arange(begun), batch.position_ids[counted]])[None],
         spans=[(0, begun, 0)] * bool(begun) + [(start, stop, begun) for start, stop in pairwise([begun, *ends])],
         **cache,
     )
@@ -343,7 +346,8 @@ def read_rows(model: nn.Module, batch: TokenBatch) -> tuple[Tensor, DynamicCache
     """
     backbone: Any = unwrap(model).base_model
     cache = DynamicCache()
-    return _row_after_row(model, backbone, batch, **cache_arguments(backbone, cache)), cache
+    counted = batch.attention_mask.nonzero(as_tuple=True)
+    return _row_after_row(model, backbone, batch, counted, **cache_arguments(backbone, cache)), cache
 
 
 def after_beginning(model: nn.Module, beginning: Sequence[int], rows: int) -> dict[str, Any]:
