@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from preftune.errors import ShapeError
-from preftune.losses.mismatch import Mismatch, mismatch, truncated_weights
+from preftune.losses.mismatch import Mismatch, mismatch, together, truncated_weights
 from preftune.losses.policy import policy_ratio, sequence_ratio
 
 ALL = torch.ones(1, 3, dtype=torch.bool)
@@ -64,6 +64,15 @@ def test_parts_add_up_to_the_whole():
     added = sum(parts, Mismatch())
     assert added.largest == whole.largest
     assert added.told() == pytest.approx(whole.told())
+
+
+def test_a_micro_batch_that_two_processes_computed_counts_once():
+    of_trainer = [mismatch(row(a), row(b), row(1.0), ALL[:, :1], cap=2.0) for a, b in ((-1.0, -1.3), (-1.0, -1.0), (-2.0, -1.4))]
+    first, second, last = of_trainer
+    found = together([{(4, 1): first, (0,): second}, {(2, 3): last, (0,): second}])
+    assert found.tokens == 3
+    assert found.mean == pytest.approx(0.3)  # (0.3 + 0 + 0.6)/3
+    assert together([{}]) == Mismatch()
 
 
 def test_policies_that_are_worlds_apart_give_numbers_all_the_same():

@@ -6,6 +6,7 @@ trainer's before it learns from the step. PPO's ratio stays that of the learning
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,6 +64,11 @@ class Mismatch:
         count = max(self.tokens, 1.0)
         share = self.weight**2 / (count * self.squared) if self.squared else 1.0
         return {"mismatch/mean": self.mean, "mismatch/kl": self.kl / count, "mismatch/ess": share, "mismatch/cut": self.cut / count}
+
+
+def together(found: Sequence[Mapping[tuple[int, ...], Mismatch]]) -> Mismatch:
+    """Return the sum of what each process found of its micro-batches, known by their groups' places; one that two computed counts once."""
+    return sum({part: one for own in found for part, one in own.items()}.values(), Mismatch())
 
 
 def mismatch(logprobs: Tensor, sampled: Tensor, ratio: Tensor, mask: Tensor, *, cap: float | None) -> Mismatch:

@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from preftune.data.batches import Encoded, Group, shuffled
 from preftune.losses.advantages import equal_groups, group_relative, leave_one_out, rewards_to_go, token_rewards, whiten
 from preftune.losses.kl import k3
-from preftune.losses.mismatch import Mismatch
+from preftune.losses.mismatch import Mismatch, together
 from preftune.losses.policy import clip_fraction, policy_ratio, sequence_ratio, surrogate
 from preftune.losses.reduce import Average, to_sequences, token_weights
 from preftune.manifest import content_seed
@@ -283,7 +283,8 @@ class _Update:
     advantages: Tensor
     once: bool
     where: str
-    found: list[Mismatch] = field(default_factory=list)  # to the sampler, of each micro-batch; filled where `once`
+    # To the sampler, of each micro-batch by the places of its groups; filled where `once`.
+    found: dict[tuple[int, ...], Mismatch] = field(default_factory=dict)
 
     def learn(self, optimiser: torch.optim.Optimizer, step: int, lr: float) -> dict[str, float]:
         """Do the epochs over the step's samples; return the means of the metrics over all optimiser steps."""
@@ -304,7 +305,7 @@ class _Update:
             done.append({**made.metrics, "loss/policy": made.loss, "grad_norm": made.grad_norm})
             if made.metrics["policy/approx_kl"] > KL_STOP:
                 break
-        found = self.experience.mismatch or sum((one for own in world.of_all(self.found) for one in own), Mismatch())
+        found = self.experience.mismatch or together(world.of_all(self.found))
         told = self.rollouts.told(found)
         return {**means(done), **told, "policy/updates": float(len(done))}
 
@@ -320,7 +321,7 @@ class _Update:
         if self.once:
             # The log-probs of this very pass are those of the policy that sampled: a pass of their own would give the same.
             old = new.detach()
-            self.found.append(rollouts.compare(old, sampled, mask, self.where, ratio_of=ratio_by))
+            self.found[tuple(g.index for g in groups)] = rollouts.compare(old, sampled, mask, self.where, ratio_of=ratio_by)
         ratio = ratio_by(new, old, mask)
         values = rollouts.weighed(surrogate(ratio, advantages, mask, clip=method.clip), old, sampled, mask, ratio_of=ratio_by)
         if method.kl_in == "loss" and method.kl_coef:
