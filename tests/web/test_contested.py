@@ -72,3 +72,17 @@ def test_where_judgements_have_gone_all_is_read_again(store: Store) -> None:
         writer.connection.execute(table.delete().where(table.c.prompt_id == first, table.c.rater == "r1"))
     say(store, "other", "ba", start=3)
     assert seen.marked() == [(other, True)]
+
+
+def test_of_a_large_store_the_prompts_with_the_newest_judgements_are_listed(store: Store, looks: list[int]) -> None:
+    first, second, third = (say(store, text, "ab", "ba") for text in ("first", "second", "third"))
+    everything = Contested(store, most=6)
+    assert (sorted(everything.marked()), everything.newest) == (sorted((name, True) for name in (first, second, third)), None)
+    seen = Contested(store, most=3)  # the third prompt's two, and one of the second's, which is looked at whole
+    assert (sorted(seen.marked()), seen.newest) == (sorted([(second, True), (third, True)]), 3)
+    say(store, "first", "ab", start=2)
+    assert (sorted(seen.marked()), looks[-1]) == (sorted((name, True) for name in (first, second, third)), 1)
+    for text in ("fourth", "fifth"):  # more than would be looked at first
+        say(store, text, "ab", "ba")
+    assert len(seen.marked()) == 2
+    assert len(everything.marked()) == 5

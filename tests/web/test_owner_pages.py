@@ -15,13 +15,12 @@ from sqlalchemy import update
 from tests.web_team import PASSWORD, Team, answers_to, make_team, question
 
 from preftune.data import tables
-from preftune.data.agreement import agreement
 from preftune.data.store import Store
 from preftune.records import Judgement, Message, Prompt
 from preftune.web import assign, audit, auth, items
 from preftune.web.answers import Answer
 from preftune.web.app import create_app
-from preftune.web.figures import Figures, Kept
+from preftune.web.kept import Kept
 from preftune.web.settings import LabelSettings, record_protocol
 
 
@@ -148,7 +147,7 @@ def test_figures_are_measured_anew_when_a_judgement_comes(team: Team):
 
 def test_figures_of_a_large_store_are_kept_for_a_while_and_those_of_a_small_one_never():
     begun = datetime(2026, 3, 1, 12, tzinfo=UTC)
-    small, large = Kept((1,), begun, 0.4, Figures(agreement([]))), Kept((1,), begun, 10.0, Figures(agreement([])))
+    small, large = Kept((1,), begun, 0.4, "figures"), Kept((1,), begun, 10.0, "figures")
     later = [begun + timedelta(seconds=seconds) for seconds in (1, 199, 201)]
     assert [small.is_good((2,), now) for now in later] == [False, False, False]
     assert [large.is_good((2,), now) for now in later] == [True, True, False]  # 20 times 10 seconds

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -19,8 +20,9 @@ from tests.web_team import PASSWORD, PLAIN, Team, answers_to, question
 from preftune.data import tables
 from preftune.data.store import Store
 from preftune.records import Judgement
-from preftune.web import assign, audit, auth, erasure, owner_gold, spreadsheet
+from preftune.web import assign, audit, auth, erasure, figures, owner_gold, progress, spreadsheet
 from preftune.web.app import create_app
+from preftune.web.contested import Contested, disputes_of
 from preftune.web.settings import LabelSettings
 
 PROMPTS, EACH = 12_500, 4  # judgements on each
@@ -208,22 +210,37 @@ def streams(team: Team) -> None:
     assign.fill_items(store, team.settings)
 
 
+def numbers(team: Team) -> None:
+    """Measure what the owner's pages show of a store that is larger than what they look at."""
+    few = 400
+    assert figures.measure(team.store, few).measured == few + EACH
+    seen = Contested(team.store, few)
+    assert (len(seen.marked()) <= 1, seen.newest) == (True, few)  # that of the prompt which `pages` adds
+    with team.store.reading() as connection:
+        assert list(disputes_of(connection, [ID_OF_FIRST])) == []
+    judged = [pace.judged for pace in progress.overview(team.store, datetime.now(UTC)).paces]
+    assert sum(judged) >= EACH * PROMPTS
+
+
 ID_OF_FIRST = f"{1:016x}"
 
 # What cannot but read a table from end to end, and why.
 WHOLE = {
     r"SELECT count\(\*\)": "a count of most of a table",
     r"SELECT max\(judgements.number\) AS max_1, count\(\*\)": "whether the figures that are kept are still those of the store",
-    r"SELECT (prompts.id, prompts.kind|candidates.id, candidates.source, length\(candidates.text\) AS length) \nFROM \w+$": "the figures",
     r"SELECT (items|prompts).number \nFROM (items|prompts)[^;]* LIMIT %\(param_1\)s::INTEGER$": "the first row there is, in any order",
     r"SELECT judgements.rater, count\(\*\)": "how many judgements each rater has given, on the page of people",
     r"SELECT DISTINCT prompts.kind": "the kinds there are, in the list of items",
     r"SELECT prompts.number, prompts.id \nFROM prompts[^;]*NOT \(EXISTS": "prompts without items, at the start and after imports",
+    r"SELECT anon_1.wanted": "items by how many of their judgements are there",
+    r"SELECT assignments.person_id, count\(CASE": "how much each rater has judged and skipped",
+    r"SELECT (count\(CASE|min\(assignments.submitted)": "how much was judged in each of the last days, and since when",
+    r"SELECT assignments.skip_reason, count": "how often what was skipped",
     r"UPDATE items SET wanted": "when the server starts: items whose overlap is the settings'",
 }
 
 
-@pytest.mark.parametrize("look", [rating, pages, streams], ids=lambda look: look.__name__)
+@pytest.mark.parametrize("look", [rating, pages, streams, numbers], ids=lambda look: look.__name__)
 def test_a_look_up_goes_by_an_index(team: Team, look: Callable[[Team], None]) -> None:
     with caught(team.store) as statements:
         look(team)

@@ -1,7 +1,8 @@
 """Which prompts raters differ on: read from the store once, then again only where somebody has said something since.
 
-Of each such prompt only what the list is sorted by is kept, so that a store of millions of judgements is gone through in a stream, and
-the next look costs what is new. Where rows have gone (a person's data, expired feedback), all is read again.
+Of each such prompt only what the list is sorted by is kept, and the next look costs what is new. Where rows have gone (a person's data,
+expired feedback), all is read again. "All" is at most the prompts that have one of the newest MOST judgements: nobody settles more than
+those of a store of millions, and the list is there in seconds.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from preftune.records import CHECKS, SETTLED, Judgement
 from preftune.web.disputes import Dispute, dispute_of
 
 Place = tuple[bool, bool, float]  # what a dispute is sorted by: whether it is settled, whether nobody is opposed, minus how even it is
+MOST = 50_000  # judgements that are looked at first
 _ONE_AT_A_TIME = threading.Lock()
 
 
@@ -31,10 +33,11 @@ class Seen:
 
 
 class Contested:
-    """The prompts of a store on which raters differ."""
+    """The prompts of a store on which raters differ. newest: how many of its judgements were looked at first; None where all were."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, most: int = MOST) -> None:
+        self.newest: int | None = None
+        self._store, self._most = store, most
         self._places: dict[str, Place] = {}
         self._sorted: list[tuple[str, bool]] = []
         self._seen = Seen()
@@ -43,11 +46,15 @@ class Contested:
         """Return each prompt's id and whether it is open: these first, then the opposed before those against a tie, the most even first."""
         with _ONE_AT_A_TIME, self._store.frozen(), self._store.reading() as connection:
             now = _seen_in(connection)
-            since = _judged_since(connection, self._seen, now)
+            since = _judged_since(connection, self._seen, now, self._most)
             self._seen = Seen()  # should reading break off, all is read the next time
             if since is None:
                 self._places.clear()
-            judged = _with_several_words(connection) if since is None else since
+                before = _number_before(connection, self._most)
+                self.newest = self._most if before else None
+                judged = _with_several_words(connection, before)
+            else:
+                judged = since
             for prompt_id in judged:
                 self._places.pop(prompt_id, None)
             for dispute in disputes_of(connection, judged):
@@ -66,9 +73,12 @@ def _seen_in(connection: Connection) -> Seen:
     return Seen(last or 0, _id_of(connection, last or 0), rows)
 
 
-def _judged_since(connection: Connection, seen: Seen, now: Seen) -> list[str] | None:
-    """Return the prompts that were judged since the last look, or None where all has to be looked at: at first, and after rows went."""
-    if _id_of(connection, seen.last) != seen.id:
+def _judged_since(connection: Connection, seen: Seen, now: Seen, most: int) -> list[str] | None:
+    """Return the prompts that were judged since the last look.
+
+    None where all has to be looked at: at first, after rows went, and after more than `most` came.
+    """
+    if _id_of(connection, seen.last) != seen.id or now.rows - seen.rows > most:
         return None
     table = tables.judgements.c
     new = connection.execute(select(table.prompt_id).where(table.number > seen.last)).scalars().all()
@@ -98,12 +108,20 @@ def _disputes_of(connection: Connection, ids: Sequence[str]) -> Iterator[Dispute
             yield dispute
 
 
-def _with_several_words(connection: Connection) -> Sequence[str]:
+def _number_before(connection: Connection, most: int) -> int:
+    """Return the number of the judgement before the newest `most`; 0 where there is none."""
+    number = tables.judgements.c.number
+    return connection.execute(select(number).order_by(number.desc()).offset(most).limit(1)).scalar() or 0
+
+
+def _with_several_words(connection: Connection, before: int) -> Sequence[str]:
     # Those on which all have written down the very same need no closer look; whether two different words contradict is seen there.
     judgements = tables.judgements.c
+    newly = tables.judgements.alias("newly").c
+    judged = [judgements.prompt_id.in_(select(newly.prompt_id).where(newly.number > before))] if before else []
     several = (
         select(judgements.prompt_id)
-        .where(judgements.picked_by.not_in(CHECKS), judgements.rater.not_like(f"{SETTLED}%"))
+        .where(judgements.picked_by.not_in(CHECKS), judgements.rater.not_like(f"{SETTLED}%"), *judged)
         .group_by(judgements.prompt_id)
         .having(func.count(judgements.rater.distinct()) > 1, func.count(cast(judgements.ranking, Text).distinct()) > 1)
     )

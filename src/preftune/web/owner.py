@@ -16,6 +16,7 @@ from sqlalchemy import func, select
 from preftune.data import tables
 from preftune.web import audit, owner_comparisons, owner_export, owner_gold, owner_items, owner_people, owner_settle
 from preftune.web.figures import figures_for
+from preftune.web.kept import kept
 from preftune.web.owner_parts import names_of, now, number_in, owner_page, prompts_by_id
 from preftune.web.owner_words import agreement_words, position_words, progress_words, time_words
 from preftune.web.progress import overview
@@ -45,20 +46,23 @@ for part in (
 @router.get("")
 def progress(request: Request) -> Response:
     """Show how far the work is, when it will be done, and each rater's pace."""
-    seen = overview(store_of(request), now())
+    store, at = store_of(request), now()
+    found = kept(request, "owner_overview", lambda: at, lambda: overview(store, at))  # time alone changes it: a lease may run out
+    seen = found.value
     labels = [f"{back} to {back + 1} days ago" if back else "the last 24 hours" for back in range(len(seen.days) - 1, -1, -1)]
-    return owner_page(request, "progress.html", seen=seen, day_labels=labels, says=progress_words(seen), names=names_of(request))
+    says = progress_words(seen)
+    return owner_page(request, "progress.html", kept=found, seen=seen, day_labels=labels, says=says, names=names_of(request))
 
 
 @router.get("/agreement")
 def agreement(request: Request) -> Response:
     """Show how far raters agree: all, each against the others, by kind of prompt, and programs against people."""
-    kept = figures_for(request)
-    figures = kept.figures
+    found = figures_for(request)
+    figures = found.value
     return owner_page(
         request,
         "agreement.html",
-        measured=kept.at,
+        kept=found,
         figures=figures,
         seen=figures.people,
         says=agreement_words(figures),
@@ -69,15 +73,16 @@ def agreement(request: Request) -> Response:
 @router.get("/position")
 def position(request: Request) -> Response:
     """Show whether an answer wins because of where it was shown, and whether raters repeat themselves."""
-    kept = figures_for(request)
-    people = kept.figures.people
+    found = figures_for(request)
+    people = found.value.people
     return owner_page(
         request,
         "position.html",
-        measured=kept.at,
+        kept=found,
+        figures=found.value,
         seen=people.position,
         retest=people.retest,
-        says=position_words(kept.figures),
+        says=position_words(found.value),
         names=names_of(request),
     )
 
@@ -85,17 +90,18 @@ def position(request: Request) -> Response:
 @router.get("/time")
 def time(request: Request) -> Response:
     """Show how long judgements take, and those that were faster than one can read."""
-    kept = figures_for(request)
-    times = kept.figures.people.times
+    found = figures_for(request)
+    times = found.value.people.times
     fast = [identity for ids in times.too_fast.values() for identity in ids] if times else []
     return owner_page(
         request,
         "time.html",
-        measured=kept.at,
+        kept=found,
+        figures=found.value,
         times=times,
         rows=_fast_rows(request, fast[:FAST_SHOWN]),
         num_fast=len(fast),
-        says=time_words(kept.figures),
+        says=time_words(found.value),
         names=names_of(request),
     )
 

@@ -61,10 +61,10 @@ def gold_items(store: Store) -> list[GoldItem]:
 @router.get("")
 def gold(request: Request) -> Response:
     """Show raters against gold items, and these items."""
-    rows, kept = gold_items(store_of(request)), figures_for(request)
-    says = gold_words(kept.figures, sum(row.is_asked for row in rows))
-    seen = kept.figures.people.gold
-    return owner_page(request, "gold.html", measured=kept.at, rows=rows, seen=seen, says=says, names=names_of(request))
+    rows, found = gold_items(store_of(request)), figures_for(request)
+    says = gold_words(found.value, sum(row.is_asked for row in rows))
+    seen = found.value.people.gold
+    return owner_page(request, "gold.html", kept=found, rows=rows, seen=seen, says=says, names=names_of(request))
 
 
 @router.post("")

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from preftune.data import tables
-from preftune.data.store import Store, judgement_from_row
+from preftune.data.store import CHUNK, Store, judgement_from_row
 from preftune.records import SETTLED, Candidate, Judgement, is_settled, standing
 from preftune.web import audit, render
 from preftune.web.answers import MAX_RATIONALE
@@ -38,8 +38,7 @@ def disagreements(request: Request, show: str = "open", kind: str = "", page: st
     ids = [prompt_id for prompt_id, is_open in every if show == "all" or is_open == (show == "open")]
     with store.frozen(), store.reading() as connection:
         if kind:
-            of_kind = set(connection.execute(select(tables.prompts.c.id).where(tables.prompts.c.kind == kind)).scalars())
-            ids = [prompt_id for prompt_id in ids if prompt_id in of_kind]
+            ids = _of_kind(connection, ids, kind)
         rows = list(disputes_of(connection, ids[(number - 1) * PAGE : number * PAGE]))
     return owner_page(
         request,
@@ -48,12 +47,22 @@ def disagreements(request: Request, show: str = "open", kind: str = "", page: st
         total=len(ids),
         num_open=sum(is_open for _, is_open in every),
         num_all=len(every),
+        newest=contested.newest,
         kinds=kinds_of_prompts(store),
         kind=kind,
         show=show,
         number=number,
         page_count=max(1, -(-len(ids) // PAGE)),
     )
+
+
+def _of_kind(connection: Connection, ids: Sequence[str], kind: str) -> list[str]:
+    """Return those of these prompts that are of a kind, in their order."""
+    table, found = tables.prompts.c, set[str]()
+    for start in range(0, len(ids), CHUNK):
+        of_kind = select(table.id).where(table.id.in_(ids[start : start + CHUNK]), table.kind == kind)
+        found.update(connection.execute(of_kind).scalars())
+    return [prompt_id for prompt_id in ids if prompt_id in found]
 
 
 @router.get("/prompts/{prompt_id}")

@@ -1,23 +1,23 @@
-"""How far the work is: items by state, what remains, each rater's pace. Read from the store in one go, counted here."""
+"""How far the work is: items by state, what remains, each rater's pace. The database counts; what is read is a few rows a rater."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import quantiles
 from typing import Any
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import Connection, and_, case, func, select
 
 from preftune.data import tables
 from preftune.data.store import Store
 from preftune.web.assign import BARRED
 from preftune.web.choosing import OPEN
-from preftune.web.forecast import WINDOW_DAYS, Forecast, counts_by_day, forecast
+from preftune.web.forecast import WINDOW_DAYS, Forecast, forecast
 
-WEEK = timedelta(days=7)
+DAY, WEEK = timedelta(days=1), timedelta(days=7)
+TIMED = 1_000  # judgements of a rater, the newest, of which the time is told
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Items:
 
 @dataclass(frozen=True)
 class Pace:
-    """One rater's work in the app. seconds: quartiles of the active time a judgement, None where none was measured."""
+    """One rater's work in the app. seconds: quartiles of the active time of the last TIMED judgements, None where none was measured."""
 
     rater: str
     judged: int
@@ -75,11 +75,11 @@ class Overview:
 def overview(store: Store, now: datetime) -> Overview:
     """Return how far the work is."""
     items, assignments, people = tables.items.c, tables.assignments.c, tables.people.c
-    submitted = func.count(assignments.id).label("submitted")
-    judged = and_(assignments.item_id == items.id, assignments.state == "submitted", assignments.purpose == "normal")
+    # The item alone joins them: SQLite would look up all that is submitted, for each item, were its state a condition of the join.
+    submitted = func.count(case((and_(assignments.state == "submitted", assignments.purpose == "normal"), 1))).label("submitted")
     each = (
         select(items.wanted, submitted)
-        .select_from(tables.items.outerjoin(tables.assignments, judged))
+        .select_from(tables.items.outerjoin(tables.assignments, assignments.item_id == items.id))
         .where(items.purpose == "normal")
         .group_by(items.id, items.wanted)
         .subquery()
@@ -89,22 +89,14 @@ def overview(store: Store, now: datetime) -> Overview:
         live = (assignments.state.in_(OPEN), assignments.lease_until > now, assignments.holds.is_(True))
         held = connection.execute(select(func.count()).select_from(tables.assignments).where(*live)).scalar_one()
         able = connection.execute(select(func.count()).select_from(tables.people).where(people.disabled.is_(False))).scalar_one()
-        rows = connection.execute(
-            select(
-                people.pseudonym, assignments.purpose, assignments.state, assignments.skip_reason, assignments.active_seconds,
-                assignments.submitted,
-            )
-            .join(tables.people, people.id == assignments.person_id)
-            .where(assignments.state.in_(("submitted", "skipped")), func.coalesce(assignments.skip_reason, "") != BARRED)
-        ).all()  # fmt: skip
+        skips, days, each_pace = _skips(connection), counts_by_day(connection, now), paces(connection, now)
     found = items_from(counts, held, able)
-    times = [row.submitted for row in rows if row.state == "submitted" and row.purpose == "normal"]
     return Overview(
         items=found,
-        paces=tuple(paces(rows, now)),
-        skips=dict(Counter(row.skip_reason or "no reason" for row in rows if row.state == "skipped").most_common()),
-        days=counts_by_day(times, now, WINDOW_DAYS),
-        forecast=forecast(times, found.remaining, now),
+        paces=tuple(each_pace),
+        skips=skips,
+        days=days,
+        forecast=forecast(days, found.remaining),
     )
 
 
@@ -122,30 +114,56 @@ def items_from(counts: Iterable[Any], held: int, able: int) -> Items:
     )
 
 
-def paces(rows: Iterable[Any], now: datetime) -> list[Pace]:
-    """Return each rater's pace, the busiest first; judgements of every purpose count, as all of them are work.
+def counts_by_day(connection: Connection, now: datetime) -> tuple[int, ...]:
+    """Return how many judgements came in each whole 24 hours up to now, oldest first.
 
-    rows: of the tasks that were judged or skipped: pseudonym, state, active_seconds, submitted.
+    At most WINDOW_DAYS days, and none that began before the first judgement. Gold and repeated items are left out.
     """
-    by_rater: dict[str, list[Any]] = {}
-    for row in rows:
-        by_rater.setdefault(row.pseudonym, []).append(row)
+    table = tables.assignments.c
+    votes = (table.state == "submitted", table.purpose == "normal")
+    first = connection.execute(select(func.min(table.submitted)).where(*votes)).scalar()
+    whole = min(WINDOW_DAYS, (now - first) // DAY) if first else 0
+    if whole < 1:
+        return ()
+    ends = [now - back * DAY for back in reversed(range(whole))]
+    counts = [func.count(case((and_(table.submitted > end - DAY, table.submitted <= end), 1))) for end in ends]
+    return tuple(connection.execute(select(*counts).where(*votes, table.submitted > ends[0] - DAY)).one())
+
+
+def paces(connection: Connection, now: datetime) -> list[Pace]:
+    """Return each rater's pace, the busiest first; judgements of every purpose count, as all of them are work."""
+    people, table = tables.people.c, tables.assignments.c
+    judged = table.state == "submitted"
+    columns = {
+        "judged": func.count(case((judged, 1))),
+        "skipped": func.count(case((table.state == "skipped", 1))),
+        "last_week": func.count(case((and_(judged, table.submitted >= now - WEEK), 1))),
+        "seconds": func.sum(case((judged, table.active_seconds))),
+        "last": func.max(table.submitted),
+    }
+    done = (table.state.in_(("submitted", "skipped")), func.coalesce(table.skip_reason, "") != BARRED)
+    query = select(table.person_id, *(column.label(name) for name, column in columns.items())).where(*done).group_by(table.person_id)
+    names = {row.id: row.pseudonym for row in connection.execute(select(people.id, people.pseudonym))}
     found = []
-    for rater, mine in by_rater.items():
-        judged = [row for row in mine if row.state == "submitted"]
-        seconds = [row.active_seconds for row in judged if row.active_seconds is not None]
-        found.append(
-            Pace(
-                rater=rater,
-                judged=len(judged),
-                skipped=len(mine) - len(judged),
-                last_week=sum(now - row.submitted <= WEEK for row in judged),
-                seconds=quartiles(seconds),
-                hours=sum(seconds) / 3600,
-                last=max((row.submitted for row in mine), default=None),
-            )
-        )
+    for row in connection.execute(query).all():
+        times, hours = quartiles(_times(connection, row.person_id)), (row.seconds or 0.0) / 3600
+        found.append(Pace(names[row.person_id], row.judged, row.skipped, row.last_week, times, hours, row.last))
     return sorted(found, key=lambda pace: (-pace.judged, pace.rater))
+
+
+def _skips(connection: Connection) -> dict[str, int]:
+    table, many = tables.assignments.c, func.count().label("many")
+    by_others = (table.state == "skipped", func.coalesce(table.skip_reason, "") != BARRED)
+    query = select(table.skip_reason, many).where(*by_others).group_by(table.skip_reason).order_by(many.desc(), table.skip_reason)
+    return {reason or "no reason": count for reason, count in connection.execute(query)}
+
+
+def _times(connection: Connection, person: str) -> list[float]:
+    """Return the active seconds of somebody's last TIMED judgements, where they were measured."""
+    table = tables.assignments.c
+    query = select(table.active_seconds).where(table.person_id == person, table.state == "submitted")
+    found = connection.execute(query.order_by(table.submitted.desc()).limit(TIMED)).scalars()
+    return [seconds for seconds in found if seconds is not None]
 
 
 def quartiles(values: list[float]) -> tuple[float, float, float] | None:
