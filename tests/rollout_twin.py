@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
 from typing import Any
 
 import torch
+from tests.processes import READY
 
 from preftune.models.adapter import add_adapter
 from preftune.models.load import load_whole
@@ -56,7 +56,7 @@ class Apart:
     """A Twin in a process of its own, as an actor is: it draws alone, however many processes the trainer has."""
 
     def __init__(self, start: Start) -> None:
-        self.pool = ProcessPoolExecutor(1, get_context("spawn"), _begin, (start,))
+        self.pool = ProcessPoolExecutor(1, READY, _begin, (start,))
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return lambda *values, **named: self.pool.submit(_do, name, *values, **named).result()

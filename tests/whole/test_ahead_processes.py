@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from tests.rollout_twin import Twin
-from tests.torchrun import in_two_processes
+from tests.processes import two_ended
+from tests.rollout_twin import Apart, Twin
 
+from preftune._cli_output import run_app
+from preftune.cli import app
 from preftune.rollout import client
-from preftune.training.loop import read_metrics
+from preftune.training.loop import Loop, read_metrics
 
 SETTINGS = {
     "steps": 4,
@@ -19,32 +24,25 @@ SETTINGS = {
     "seed": 23,
     "rollout": {"backend": "ray", "max_staleness": 2},
 }
-SCRIPT = """
-import json, os, signal, sys
-from preftune._cli_output import run_app
-from preftune.cli import app
-from preftune.rollout import client
-from preftune.training.loop import Loop
-from tests.rollout_twin import Apart
 
-client.open_client = lambda config, start, note: Apart(start)
-log, stop = Loop.log, [0]
 
-def log_and_stop(self, step, metrics):
-    log(self, step, metrics)
-    if step + 1 == stop[0] and os.environ["RANK"] == "1":
-        os.kill(os.getpid(), signal.SIGTERM)
+def train(commands: list[tuple[list[str], int]]) -> None:
+    """What each of the two processes does: commands of preftune, some of which are stopped after a step."""
+    client.open_client = lambda config, start, note: Apart(start)
+    log, stop = Loop.log, [0]
 
-Loop.log = log_and_stop
-if __name__ == "__main__":  # what draws imports this file too
-    for words, stop[0] in json.loads(sys.argv[1]):
+    def log_and_stop(self: Loop, step: int, metrics: dict[str, float]) -> None:
+        log(self, step, metrics)
+        if step + 1 == stop[0] and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    Loop.log = log_and_stop
+    for words, stop[0] in commands:
         code = run_app(app, words, debug=False)
         if code:
             break
-    sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-"""
 
 
 @pytest.mark.slow
@@ -56,8 +54,8 @@ def test_two_processes_draw_ahead_as_one_does_and_go_on_where_they_were_stopped(
     config.write_text(yaml.safe_dump(there.config("rloo", **SETTINGS).model_dump(mode="json")), encoding="utf-8")
     unbroken, stopped = str(there.folder / "unbroken"), str(there.folder / "stopped")
     commands = [(["train", "rloo", str(config), "--out", out], stop) for out, stop in ((unbroken, 0), (stopped, 2), (stopped, 0))]
-    done = in_two_processes(there.folder, SCRIPT, commands)
-    assert done.returncode == 0, done.stderr[-3000:]
+    codes, said = two_ended(there.folder, train, commands)
+    assert codes == [0, 0], said[-3000:]
     two, again = (read_metrics(Path(out) / one.name) for out in (unbroken, stopped))
     for name in ("loss/policy", "grad_norm", "reward/score", "rollout/staleness", "mismatch/ess"):
         expected = [row[name] for row in read_metrics(one)]

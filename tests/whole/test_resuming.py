@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.processes import ended
 
 from preftune.errors import Stopped
 from preftune.manifest import Work, read_manifest
 from preftune.progress import Silent
+from preftune.rollout import client
+from preftune.stages import group, ppo, preference, reward, sft
 from preftune.training import loop as loop_module
 from preftune.training.loop import Loop, read_metrics
 from preftune.training.reference import CACHE
@@ -228,90 +231,6 @@ def test_another_seed_or_setting_is_another_run(toy):
     assert len(ids) == 3
 
 
-RUN = """
-import os, signal, sys
-from contextlib import contextmanager
-from pathlib import Path
-import torch
-from preftune import stages
-from preftune.progress import Silent
-from preftune.stages import ppo, preference, preference_config, reward, sft
-from preftune.training import loop
-
-class KillAfter(Silent):
-    counts, left = False, int(sys.argv[4])
-
-    @contextmanager
-    def stage(self, name, total=None, unit="steps", *, done=0):
-        KillAfter.counts = unit == "steps"
-        yield self
-
-    def advance(self, n=1, **metrics):
-        KillAfter.left -= self.counts
-        if KillAfter.left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-torch.set_num_threads(1)
-loop.SAVE_EVERY_SECONDS = loop.SAVE_SHARE = 0
-run, config = {
-    "sft": (sft.run, sft.SFTConfig),
-    "reward": (reward.run, reward.RewardConfig),
-    "dpo": (preference.run, preference_config.DPOConfig),
-    "ppo": (ppo.run, ppo.PPOConfig),
-}[sys.argv[1]]
-run(config.model_validate_json(sys.argv[2]), Path(sys.argv[3]), progress=KillAfter())
-"""
-
-
-@pytest.mark.slow
-@each_stage
-def test_killed_without_warning_at_several_steps_it_still_ends_with_the_same_bytes(toy, elsewhere, stage):
-    config = elsewhere.config(stage, **settings(elsewhere, stage)).model_dump_json()
-    for saved in (1, 2):  # killed as the second step of each start is told: one step is saved at each
-        words = [sys.executable, "-c", RUN, stage, config, str(elsewhere.out), "2"]
-        killed = subprocess.run(words, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
-        (partial,) = elsewhere.out.glob(".*.partial")
-        assert torch.load(partial / "checkpoint.pt", weights_only=True)["step"] == saved
-    assert_same(elsewhere.run(stage, **settings(elsewhere, stage)), toy.run(stage, **settings(toy, stage)))
-
-
-DYING = """
-from preftune.rollout import client
-
-generate, deaths = client.generate, int(sys.argv[4])
-
-
-def dying(*arguments, **settings):
-    global deaths
-    deaths -= 1
-
-    def done(count):
-        if deaths == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return generate(*arguments, **settings, on_done=done)
-
-
-client.generate = dying
-KillAfter.left = 10**9
-"""
-
-
-@pytest.mark.slow
-def test_ppo_killed_within_sampling_still_ends_with_the_same_bytes(toy, elsewhere):
-    more = {"reference_ema": 0.5, "ptx_coef": 0.1, "scoring": {"unit": "running"}}
-    config = elsewhere.config("ppo", **settings(elsewhere, "ppo"), **more).model_dump_json()
-    script = RUN.replace("torch.set_num_threads(1)", f"{DYING}\ntorch.set_num_threads(1)")
-    for rounds, saved in ((2, 1), (3, 3)):  # within the second round of the first start, then within the third of the next
-        words = [sys.executable, "-c", script, "ppo", config, str(elsewhere.out), str(rounds)]
-        killed = subprocess.run(words, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
-        (partial,) = elsewhere.out.glob(".*.partial")
-        assert torch.load(partial / "checkpoint.pt", weights_only=True)["step"] == saved
-    assert_same(elsewhere.run("ppo", **settings(elsewhere, "ppo"), **more), toy.run("ppo", **settings(toy, "ppo"), **more))
-
-
 class SignalAfter(KillAfter):
     """Sends this process a signal once so many optimiser steps are logged, as `kill` or a queue does."""
 
@@ -324,6 +243,50 @@ class SignalAfter(KillAfter):
             super().advance(n, **metrics)
         except KeyboardInterrupt:
             os.kill(os.getpid(), self.number)
+
+
+RUNS = {"sft": sft.run, "reward": reward.run, "dpo": preference.run, "ppo": ppo.run, "rloo": group.rloo}
+
+
+def train_until_killed(stage: str, config: Any, out: Path, *, steps: int = 10**9, rounds: int = 0) -> None:
+    """Train in this process, with a checkpoint at each step, until that step is logged or within that round of sampling."""
+    loop_module.SAVE_EVERY_SECONDS = loop_module.SAVE_SHARE = 0
+    generate, begun = client.generate, [0]
+
+    def dying(*given: Any, **named: Any) -> Any:
+        begun[0] += 1
+        die = partial(os.kill, os.getpid(), signal.SIGKILL)
+        return generate(*given, **named, on_done=lambda count: die() if begun[0] == rounds else None)
+
+    if rounds:
+        client.generate = dying
+    RUNS[stage](config, out, progress=SignalAfter(steps, signal.SIGKILL))
+
+
+def saved_when_killed(project: Any, work: Callable[..., None], stage: str, config: Any) -> int:
+    """Begin a run in a process that does not end by itself; return the step of the checkpoint that is left."""
+    code, said = ended(project.folder, work, stage, config, project.out)
+    assert code == -signal.SIGKILL, said
+    (partial,) = project.out.glob(".*.partial")
+    return torch.load(partial / "checkpoint.pt", weights_only=True)["step"]
+
+
+@pytest.mark.slow
+@each_stage
+def test_killed_without_warning_at_several_steps_it_still_ends_with_the_same_bytes(toy, elsewhere, stage):
+    config = elsewhere.config(stage, **settings(elsewhere, stage))
+    for saved in (1, 2):  # killed as the second step of each start is told: one step is saved at each
+        assert saved_when_killed(elsewhere, partial(train_until_killed, steps=2), stage, config) == saved
+    assert_same(elsewhere.run(stage, **settings(elsewhere, stage)), toy.run(stage, **settings(toy, stage)))
+
+
+@pytest.mark.slow
+def test_ppo_killed_within_sampling_still_ends_with_the_same_bytes(toy, elsewhere):
+    more = {"reference_ema": 0.5, "ptx_coef": 0.1, "scoring": {"unit": "running"}}
+    config = elsewhere.config("ppo", **settings(elsewhere, "ppo"), **more)
+    for rounds, saved in ((2, 1), (3, 3)):  # within the second round of the first start, then within the third of the next
+        assert saved_when_killed(elsewhere, partial(train_until_killed, rounds=rounds), "ppo", config) == saved
+    assert_same(elsewhere.run("ppo", **settings(elsewhere, "ppo"), **more), toy.run("ppo", **settings(toy, "ppo"), **more))
 
 
 @each_stage

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import threading
+from typing import Any
 
 import pytest
-import torch
 from tests.rollout_twin import Twin
 from tests.vllm_stand_in import StandIn, standing_in
-from tests.whole.test_resuming import RUN, KillAfter, assert_same, elsewhere, saving_at_each_step  # noqa: F401  two fixtures
+from tests.whole.test_resuming import (  # two of them are fixtures
+    KillAfter,
+    elsewhere,  # noqa: F401
+    saved_when_killed,
+    saving_at_each_step,  # noqa: F401
+    train_until_killed,
+)
 
 from preftune.errors import PreftuneError
 from preftune.manifest import content_seed
@@ -165,29 +167,17 @@ def test_a_run_that_learns_far_from_what_it_draws_is_warned(toy, twins):
     assert any(text.startswith("Samples are too old") for text in read_manifest(run)["warnings"])
 
 
-TWIN = """
-from preftune.rollout import client
-from tests.rollout_twin import Twin
-
-client.open_client = lambda config, start, note: Twin(start)
-from preftune.stages import group
-"""
+def train_with_a_twin_until_killed(*given: Any) -> None:
+    client.open_client = lambda config, start, note: Twin(start)
+    train_until_killed(*given, steps=2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["rloo", "ppo"])
 def test_killed_without_warning_with_batches_under_way_it_still_ends_with_the_same_bytes(toy, elsewhere, twins, stage):  # noqa: F811
     settings = {"seed": 21, **SMALL, **by_ray(2)}
-    config = elsewhere.config(stage, **settings).model_dump_json()
-    script = RUN.replace("torch.set_num_threads(1)", f"{TWIN}\ntorch.set_num_threads(1)")
-    script = script.replace('    "ppo": (ppo.run', '    "rloo": (group.rloo, group.RLOOConfig),\n    "ppo": (ppo.run')
     for saved in (1, 2):
-        words = [sys.executable, "-c", script, stage, config, str(elsewhere.out), "2"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-        killed = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
-        (partial,) = elsewhere.out.glob(".*.partial")
-        assert torch.load(partial / "checkpoint.pt", weights_only=True)["step"] == saved
+        assert saved_when_killed(elsewhere, train_with_a_twin_until_killed, stage, elsewhere.config(stage, **settings)) == saved
     again, undisturbed = elsewhere.run(stage, **settings), toy.run(stage, **settings)
     name = "adapter/adapter_model.safetensors"
     assert (again / name).read_bytes() == (undisturbed / name).read_bytes()
