@@ -11,6 +11,7 @@ import json
 import os
 import random
 import signal
+import statistics
 import tempfile
 import threading
 import time
@@ -27,17 +28,24 @@ from preftune.data.snapshot import snapshot
 from preftune.rollout import client
 from preftune.rollout.client import Sampler
 from preftune.stages.group import RLOOConfig, rloo
+from preftune.training.loop import read_metrics
 
 EVERY, FOR = 5.0, 60.0  # seconds
 STEPS, PROMPTS, SAMPLES = 60, 8, 4
+REWARD = """
+def vowels(prompts, completions, facts):
+    return [sum(letter in "aeiou" for letter in text) / max(1, len(text)) for text in completions]
+"""
 
 
 def config_of(folder: Path) -> RLOOConfig:
-    """Return the run, whose reward is a length: what is rewarded is of no matter here."""
+    """Return the run. What is rewarded is of no matter here, but that no two samples have the same score."""
     return RLOOConfig(
         data=str(folder / "data"),
         model=str(folder / "model"),
-        rewards=[{"rule": "length", "length": {"target": 20}}],
+        rewards=[{"function": str(folder / "vowels.py:vowels")}],
+        no_eos_score=0.0,
+        scoring={"missing_end": "add"},  # most samples come to the limit; else that would be their score
         steps=STEPS,
         prompts_per_step=PROMPTS,
         samples_per_prompt=SAMPLES,
@@ -87,8 +95,8 @@ def counted(samples: Counter[tuple[int, str, int]]) -> Callable[..., object]:
     return drawing
 
 
-def run(folder: Path, out: str, *, faults: bool) -> tuple[bytes, list[int], Counter[tuple[int, str, int]], float]:
-    """Do the run, and return (the adapter's bytes, who was killed, how often each sample came, seconds)."""
+def run(folder: Path, out: str, *, faults: bool) -> tuple[Path, list[int], Counter[tuple[int, str, int]], float]:
+    """Do the run, and return (its folder, who was killed, how often each sample came, seconds)."""
     killed: list[int] = []
     samples: Counter[tuple[int, str, int]] = Counter()
     stop, plain = threading.Event(), client.Sampler.draw
@@ -104,7 +112,12 @@ def run(folder: Path, out: str, *, faults: bool) -> tuple[bytes, list[int], Coun
         client.Sampler.draw = plain  # type: ignore[method-assign]
     if faults:
         killer.join()
-    return (made / "adapter" / "adapter_model.safetensors").read_bytes(), killed, samples, time.monotonic() - began
+    return made, killed, samples, time.monotonic() - began
+
+
+def weights_of(made: Path) -> bytes:
+    """Return the bytes of a run's adapter."""
+    return (made / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
 def main() -> None:
@@ -113,19 +126,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_model(folder / "model", layers=2)
+        (folder / "vowels.py").write_text(REWARD, encoding="utf-8")
         pairs = folder / "pairs.jsonl"
         rows = sample.train_path().read_text(encoding="utf-8").splitlines()[:24]
         pairs.write_text("\n".join(rows) + "\n", encoding="utf-8")
         import_preferences(pairs, folder / "store.db")
         (folder / "data").symlink_to(snapshot(folder / "store.db", folder / "snapshots", held_out=0.0))
         quiet, _, expected, undisturbed = run(folder, "undisturbed", faults=False)
-        weights, killed, samples, seconds = run(folder, "disturbed", faults=True)
+        disturbed, killed, samples, seconds = run(folder, "disturbed", faults=True)
+        equal = weights_of(disturbed) == weights_of(quiet)
+        spread = statistics.fmean(row["reward/score_sd"] for row in read_metrics(quiet))
     line = {
         "kills": len(killed),
         "lost": len(expected - samples),
         "doubled": sum(count > 1 for count in samples.values()),
         "samples": STEPS * PROMPTS * SAMPLES,
-        "weights_equal": weights == quiet,
+        "score_sd": round(spread, 4),
+        "weights_equal": equal,
         "seconds": round(seconds, 1),
         "seconds_undisturbed": round(undisturbed, 1),
     }
