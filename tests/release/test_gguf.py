@@ -16,6 +16,8 @@ import torch
 from preftune.data.template import Renderer
 from preftune.errors import ConfigError, DiskError, ModelError
 from preftune.manifest import read_manifest
+from preftune.models import gguf_reading
+from preftune.models.load import load_causal_lm, load_tokenizer
 from preftune.release import folder as folder_module
 from preftune.release import gguf_export, gguf_write
 from preftune.release.export import release
@@ -378,3 +380,30 @@ def test_a_template_that_ollama_would_not_know_is_told_and_the_rest_is_released(
     folder = release(run, evaluated(run), project / "releases", gguf=["f16"])
     assert not (folder / "gguf" / "Modelfile").exists()
     assert "no Modelfile is written: the chat template is none that Ollama would know" in (folder / "README.md").read_text()
+
+
+def test_loading_reads_the_file_once_and_what_it_reads_is_what_transformers_does(make, tmp_path, monkeypatch):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    made, path = make("llama"), tmp_path / "model.gguf"
+    write_gguf(made.folder, path, "q8_0", renderer=made.renderer, name="tiny")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=path.name, dtype=torch.float32).state_dict()
+    tokens = AutoTokenizer.from_pretrained(tmp_path, gguf_file=path.name)
+    opened: list[str] = []
+    read = gguf_reading.PlainReader.__init__
+
+    def counted(self, *words, **more):
+        opened.append("opened")
+        read(self, *words, **more)
+
+    monkeypatch.setattr(gguf_reading.PlainReader, "__init__", counted)
+    by_itself = gguf.GGUFReader, gguf.get_tensor_name_map
+    loaded = load_causal_lm(path)
+    assert len(opened) == 1, "once for config and weights"
+    weights = loaded.state_dict()
+    assert weights.keys() == plain.keys()
+    assert all(torch.equal(weights[name], plain[name]) for name in plain)
+    assert not loaded.is_quantized
+    assert loaded.lm_head.weight.dtype == torch.float32
+    assert load_tokenizer(path).get_vocab() == tokens.get_vocab()
+    assert (gguf.GGUFReader, gguf.get_tensor_name_map) == by_itself, "others find the library as it was"

@@ -28,6 +28,7 @@ from preftune.errors import ModelError
 from preftune.losses.logprobs import Head, token_logprobs
 from preftune.losses.reduce import to_sequences
 from preftune.manifest import MANIFEST, hash_folder, read_manifest
+from preftune.models.gguf_reading import read_once, with_plain_weights
 from preftune.models.lean import lean_layers, takes_spans
 from preftune.models.parts import load_parts_of
 from preftune.models.product import product
@@ -141,7 +142,7 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     folder = tokenizer_folder(path)
     source, extra = _source(folder)
     try:
-        with quiet():
+        with quiet(), read_once():
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, local_files_only=True, **extra)
     except Exception as error:  # the tokenizers library raises nothing narrower
         raise ModelError(
@@ -242,10 +243,11 @@ def load_whole(path: Path, device: torch.device, dtype: torch.dtype) -> PreTrain
 
         return merged(load_whole(base_of(path), device, torch.float32), path / "adapter").to(dtype)
     source, extra = _source(path)
+    unpacked = with_plain_weights() if extra else {}
     try:
-        with quiet():
+        with quiet(), read_once():
             model, info = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype, local_files_only=True, output_loading_info=True, **extra
+                source, dtype=dtype, local_files_only=True, output_loading_info=True, **extra, **unpacked
             )
     except LOADING_ERRORS as error:
         raise ModelError(f"the model cannot be loaded ({first_line(error)})", str(path), "Is it a causal LM with its weights?") from error

@@ -309,7 +309,8 @@ def save_policy(room: Room, folder: Path) -> None:
 
 def save_adapter(model: Any, folder: Path, *, base: str) -> None:
     """Write a peft adapter that others can read; the same run gives the same bytes, in whichever folder its project lies."""
-    model.save_pretrained(folder)
+    # No adapter of ours is on an embedding; asked to find out, peft looks for a config beside the base, and then on the hub.
+    model.save_pretrained(folder, save_embedding_layers=False)
     path = folder / "adapter_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
     settings |= {"base_model_name_or_path": base, "target_modules": sorted(settings["target_modules"])}
