@@ -17,6 +17,7 @@ class PlainReader(gguf.GGUFReader):
 
     @property
     def data(self) -> Any:
+        """The file's bytes."""
         return self._data
 
     @data.setter
@@ -40,6 +41,6 @@ def read_once() -> Iterator[None]:
 
 
 def with_plain_weights() -> dict[str, Any]:
-    """Return what `from_pretrained` is to be told, so that no weight stays packed: newer transformers keep some families so, for inference alone."""
+    """Return what `from_pretrained` is to be told, so that no weight stays packed, as newer transformers leave those of some families."""
     settings = getattr(transformers, "GgufConfig", None)
     return {"quantization_config": settings(dequantize=True)} if settings else {}
