@@ -29,12 +29,17 @@ from preftune.models import parts
 from preftune.parallel import one_machine, shard
 from preftune.training.loop import Loop
 
-log, stop = Loop.log, [0]
+log, stop, share = Loop.log, [0], shard.share_weights
 
 def log_and_stop(self, step, metrics):
     log(self, step, metrics)
     if step + 1 == stop[0] and os.environ["RANK"] == "1":
         os.kill(os.getpid(), signal.SIGTERM)  # one process hears it, and both have to stop after the same step
+
+def share_or_fail(model):
+    shared = share(model)
+    assert shared is not None, "the weights found no room in shared memory"
+    return shared
 
 Loop.log = log_and_stop
 lean, half = parts.lean_layers, lambda *_: MixedPrecisionPolicy(torch.bfloat16, torch.float32)
@@ -42,6 +47,7 @@ shard.CPUOffloadPolicy = functools.partial(CPUOffloadPolicy, pin_memory=False)  
 for words, stop[0], lost, how in json.loads(sys.argv[1]):
     one_machine.shared_memory.cache_clear()
     one_machine.SHARED = pathlib.Path("/nowhere" if how == "gloo" else "/dev/shm")
+    shard.share_weights = (lambda model: None) if how == "gathered" else share_or_fail  # as where only what is exchanged finds room
     shard._too_large = lambda *_, trained: how == "offloaded"
     shard.MixedPrecisionPolicy = half if how == "bfloat16" else MixedPrecisionPolicy
     parts.lean_layers = (lambda model: None) if how == "bfloat16" else lean  # those are for float32, and so for no GPU
@@ -56,7 +62,7 @@ os._exit(code)
 """
 STOP = 3
 WHOLE = "sft of all weights"
-BY_GLOO = (WHOLE, "ppo")  # as processes of several machines exchange weights; the others share memory
+BY_GLOO = (WHOLE, "ppo")  # as processes of several machines exchange weights; the others share them
 # Micro-batches of uneven size and of an odd number; a last batch of an epoch with fewer rows than there are processes.
 OFFLINE: dict[str, Any] = {"batch_size": 5, "epochs": 1, "token_budget": 96}
 ONLINE: dict[str, Any] = {"steps": 3, "token_budget": 128}
@@ -90,7 +96,7 @@ def two(toy, tmp_path_factory):
 
     commands: list[tuple[list[str], int, str, str]] = []
     commands += [(words(stage, settings), 0, "", "gloo" if name in BY_GLOO else "") for name, (stage, settings) in SAME.items()]
-    commands += [(words(*SAME[WHOLE], how), 0, "", how) for how in ("offloaded", "bfloat16")]
+    commands += [(words(*SAME[WHOLE], how), 0, "", how) for how in ("gathered", "offloaded", "bfloat16")]
     part = f"{there.folder}/lost/.*.partial/checkpoint-{STOP}/__1_0.distcp"
     commands += [
         (words("dpo", BROKEN, out), stop, lost, "")
@@ -147,9 +153,10 @@ def test_two_processes_learn_what_one_does(toy, two, name):
     assert_same_course(toy.run(stage, **settings), found)
 
 
-def test_weights_that_lie_elsewhere_than_they_compute_learn_the_same(toy, two):
+@pytest.mark.parametrize("how", ["gathered", "offloaded"])
+def test_weights_that_lie_elsewhere_than_they_compute_learn_the_same(toy, two, how):
     stage, settings = SAME[WHOLE]
-    run = run_in(two, stage, settings, two.folder / "offloaded")
+    run = run_in(two, stage, settings, two.folder / how)
     assert (run / "manifest.json").exists(), said(two)[2][-3000:]
     assert_same_course(toy.run(stage, **settings), run)
 
@@ -166,7 +173,7 @@ def test_layers_that_compute_in_bfloat16_learn_nearly_the_same(toy, two):
 
 def test_one_process_speaks(two):
     _, out, errors = said(two)
-    assert len(out.splitlines()) == len(SAME) + 5  # runs that came to their end
+    assert len(out.splitlines()) == len(SAME) + 6  # runs that came to their end
     assert errors.count("the first step") == 0
 
 

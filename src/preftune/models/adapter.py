@@ -152,5 +152,6 @@ def merge_in_place(model: nn.Module) -> PreTrainedModel:
         if isinstance(layer, LoraLinear):
             for name in layer.active_adapters:
                 update(layer.base_layer.weight, layer.get_delta_weight(name))
+    settle(model)
     plain: PreTrainedModel = model.unload()
     return plain

@@ -25,7 +25,7 @@ from preftune.models.load import quiet
 from preftune.parallel import world
 from preftune.parallel.behind import Behind, wait_for_this_process
 from preftune.parallel.saved import AGAIN, load_parts, read_rest, save_parts, shapes_of
-from preftune.parallel.shard import fill, local, root_of, spread_like
+from preftune.parallel.shard import fill, local, root_of, settle, spread_like
 
 
 def save_model(model: PreTrainedModel, renderer: Renderer, folder: Path) -> None:
@@ -217,6 +217,7 @@ def load_training(path: Path, *, models: Mapping[str, nn.Module], optimisers: Ma
             raise PreftuneError("the checkpoint is of another model", str(saved[-1]), AGAIN)
         for key, parameter in current.items():
             fill(parameter, content[MODELS][name][key])
+        settle(model)
     for name, optimiser in optimisers.items():
         known = content[OPTIMISERS][name]
         for place, weight in enumerate(_parameters(optimiser)):

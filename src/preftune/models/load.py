@@ -33,7 +33,7 @@ from preftune.models.lean import lean_layers, takes_spans
 from preftune.models.parts import load_parts_of
 from preftune.models.product import product
 from preftune.parallel import world
-from preftune.parallel.shard import device_of_root, forget, root_of, settle, shard
+from preftune.parallel.shard import device_of_root, forget, root_of, shard
 from preftune.tensors import TokenBatch
 
 TEMPLATE = "chat_template.jinja"
@@ -93,8 +93,7 @@ def give_back_freed_memory() -> None:
 def forget_weights(model: nn.Module) -> None:
     """Free a model's weights, whoever else still holds the model: after this it can be used for nothing."""
     if root_of(model) is not None:
-        settle(model)
-        forget(model.parameters())
+        forget(model)
         return
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.new_empty(0)

@@ -7,6 +7,7 @@ What is added to the loaded model later, adapters and scalar heads, is small and
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -30,7 +31,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from preftune.errors import ModelError
 from preftune.parallel import world
-from preftune.parallel.one_machine import SharedAllGather, SharedReduceScatter, shared_memory
+from preftune.parallel.one_machine import SharedAllGather, SharedReduceScatter, share_weights, shared_memory
 
 MOST_OF_A_GPU = 0.7  # of its free memory; the rest is for a layer's whole weights and what backward keeps
 ROOT = "_sharded_root"  # where a backbone keeps the model whose weights outside the layers are gathered with it
@@ -75,10 +76,12 @@ def shard(model: PreTrainedModel, device: torch.device, *, trained: bool, read: 
     backbone.__dict__[ROOT] = root  # past nn.Module, for which the root is no part of what it holds
     if read is not None:
         model.to_empty(device="cpu" if offload else device)
+    root.shared = share_weights(model) if memory is not None and not offload and spread["mp_policy"].param_dtype is None else None
+    if read is not None:
         read()
     _move_what_is_whole(model, device)
     root.read()  # so that FSDP learns now which module is the root: generation calls the layers by themselves
-    root.reshard()
+    settle(model)
 
 
 def _too_large(model: PreTrainedModel, device: torch.device, *, trained: bool) -> bool:
@@ -123,10 +126,16 @@ def groups(model: nn.Module) -> list[FSDPModule]:
 
 
 def settle(model: nn.Module) -> None:
-    """Let every process hold its part again, as the optimiser wants it: passes leave the root's weights whole for the next one."""
+    """Let every process hold its part again: passes leave the root's weights whole for the next one. All processes call it.
+
+    Where they share the weights, they wait for each other. So who writes to his part settles the model before, that nobody still reads
+    what was, and afterwards, that nobody reads before all have written.
+    """
     root = root_of(model)
     if root is not None:
         root.reshard()
+        if root.shared is not None:
+            world.wait_for_all()
 
 
 @contextmanager
@@ -179,10 +188,22 @@ def update(tensor: Tensor, values: Tensor) -> None:
     local(tensor).add_(values[rows_of(tensor)] if isinstance(tensor, DTensor) else values)
 
 
-def forget(tensors: Iterable[Tensor]) -> None:
-    """Free the memory of this process's parts."""
-    for tensor in tensors:
-        local(tensor).untyped_storage().resize_(0)
+def forget(model: nn.Module) -> None:
+    """Free the memory of a sharded model's weights. All processes call it."""
+    settle(model)
+    shared = root_of(model).shared
+    if shared is not None:
+        shared.madvise(mmap.MADV_REMOVE)
+    for weight in model.parameters():
+        memory = local(weight).untyped_storage()
+        if memory.resizable():
+            memory.resize_(0)
+
+
+def held_bytes(model: nn.Module) -> int:
+    """Return the bytes of a model's weights that this process has in its memory: those that processes share are in each."""
+    weights = {memory.data_ptr(): memory.nbytes() for memory in (local(p).untyped_storage() for p in model.parameters())}
+    return sum(weights.values())
 
 
 def spread_like(tensor: Tensor, values: Tensor) -> Tensor:

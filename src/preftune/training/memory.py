@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from preftune.models.load import device_of, give_back_freed_memory
-from preftune.parallel.shard import local
+from preftune.parallel.shard import held_bytes
 from preftune.training.hardware import GIB, SPARE
 
 LIBRARIES_GIB = 0.44  # Python, torch and transformers on Linux (docs/benchmarks.md)
@@ -66,7 +66,7 @@ def held_memory(model: nn.Module) -> int:
     device = device_of(model)
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
-    return resident_memory() or round(LIBRARIES_GIB * 2**30) + sum(local(p).numel() * p.element_size() for p in model.parameters())
+    return resident_memory() or round(LIBRARIES_GIB * 2**30) + held_bytes(model)
 
 
 def resident_memory() -> int:

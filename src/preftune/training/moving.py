@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from preftune.models.adapter import trainable
-from preftune.parallel.shard import fill, local, spread_like
+from preftune.parallel.shard import fill, local, settle, spread_like
 
 WEIGHTS, UPDATES = "reference_weights", "reference_updates"
 
@@ -60,3 +60,4 @@ class MovingReference:
                 policy = local(parameter).clone()
                 fill(parameter, weights[name])
                 local(weights[name]).copy_(policy)
+        settle(self._model)

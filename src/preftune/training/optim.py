@@ -29,6 +29,7 @@ def adamw(model: nn.Module, *, eps: float = 1e-8, weight_decay: float = 0.0) -> 
     ]
     # Fused: weights, gradients and moments are each read once; the plain loop goes over them a dozen times.
     optimiser = torch.optim.AdamW(groups, lr=0.0, eps=eps, fused=True)
+    optimiser.register_step_pre_hook(lambda *_: settle(model))
     optimiser.register_step_post_hook(lambda *_: settle(model))  # what was gathered whole is out of date now
     return optimiser
 

@@ -14,7 +14,7 @@ from preftune.models.lean import takes_spans
 from preftune.models.load import CHUNK_TOKENS, device_of, freed_memory_is_kept, unwrap
 from preftune.models.recompute import one_layer_kept
 from preftune.parallel import world
-from preftune.parallel.shard import local
+from preftune.parallel.shard import held_bytes, local
 from preftune.progress import duration
 from preftune.training.hardware import GIB, SPARE, forward_flops
 from preftune.training.loop import SAVE_EVERY_SECONDS
@@ -237,7 +237,7 @@ class _Memory:
             areas.append(Area((length,) if rows_a_group == 1 else (length - length // 4,) * 2))
         (n, m), (a, b) = (area.tokens for area in areas), (area.squares for area in areas)
         square = max(0.0, (kept[1] / m - kept[0] / n) / (b / m - a / n))
-        weights = sum(local(p).numel() * p.element_size() for p in model.parameters())
+        weights = held_bytes(model)
         largest = max((p.numel() for p in model.parameters() if p.requires_grad), default=0)
         a_logit = 3 * 4 * sizes.vocabulary if sizes.head else 0  # logits and what is made of them
         # Adam keeps two moments a weight, backward a gradient; a step works on one more of the largest tensor, twice.
