@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save, save
 from preftune.errors import PreftuneError
 from preftune.manifest import disk_errors, is_of_the_disk, replace_folder
 from preftune.parallel import world
+from preftune.parallel.shard import on_its_own
 
 REST = "rest.pt"  # what is alike in all processes
 AGAIN = "Delete it to start this run anew."
@@ -46,7 +47,9 @@ def save_parts(folder: Path, tensors: Mapping[str, Tensor], rest: Any, *, behind
         alike = io.BytesIO()
         torch.save(rest, alike)
         writer = FileSystemWriter(temporary)
-        written: Any = async_save(dict(tensors), storage_writer=writer, process_group=world.group_of_threads()) if behind else None
+        # torch copies the memory under a tensor, all of it: where weights are shared that would be the whole, in every process.
+        owned = {name: on_its_own(tensor) for name, tensor in tensors.items()} if behind else {}
+        written: Any = async_save(owned, storage_writer=writer, process_group=world.group_of_threads()) if behind else None
 
     def end() -> None:
         try:

@@ -215,6 +215,12 @@ def spread_like(tensor: Tensor, values: Tensor) -> Tensor:
     return spread
 
 
+def on_its_own(tensor: Tensor) -> Tensor:
+    """Return a tensor whose part is all that its memory holds: a copy of it where the part is a view of weights that processes share."""
+    part = local(tensor)
+    return tensor if part.untyped_storage().nbytes() == part.nbytes else tensor.clone()
+
+
 @torch.no_grad()
 def fill_rows(tensor: Tensor, stored: Any) -> None:
     """Copy into a tensor what a file stores for it; of a sharded one its own rows alone are read. stored: takes slices, as safetensors'."""
