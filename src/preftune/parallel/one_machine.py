@@ -9,6 +9,7 @@ Weights need not be exchanged at all: they lie on the machine once, each process
 from __future__ import annotations
 
 import functools
+import math
 import mmap
 import os
 import tempfile
@@ -91,7 +92,7 @@ def share_weights(model: nn.Module) -> mmap.mmap | None:
     parts = [p for p in model.parameters() if isinstance(p, DTensor) and p.shape[0] % world.size() == 0]
     starts = [0]
     for p in parts:
-        starts.append(starts[-1] - -p.numel() * p.element_size() // ALIGNED * ALIGNED)
+        starts.append(starts[-1] + math.ceil(p.numel() * p.element_size() / ALIGNED) * ALIGNED)
     memory = _seen_by_all(starts[-1])
     if memory is None:
         return None

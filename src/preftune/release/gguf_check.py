@@ -22,6 +22,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from preftune.data.template import Renderer
+from preftune.models.gguf_reading import read_once
 from preftune.models.load import quiet
 from preftune.release.folder import MAX_LOGIT_DIFFERENCE, Expected, greedy, insist, logits_of
 from preftune.release.gguf_tokens import SPACE, SPLITS, WHOLE_WORDS, Vocabulary
@@ -104,9 +105,9 @@ def check_gguf(
 
 def load_gguf(path: Path) -> Any:
     """Return the model that a GGUF file describes, in float32, read by transformers with all that the file says."""
-    said = _fields(gguf.GGUFReader(path))
-    family = said["general.architecture"]
-    with quiet():
+    with quiet(), read_once():
+        said = _fields(gguf.GGUFReader(path))
+        family = said["general.architecture"]
         config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
         config.head_dim = said[f"{family}.attention.key_length"]
         if family.startswith("gemma"):
@@ -116,7 +117,7 @@ def load_gguf(path: Path) -> Any:
         model: Any = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, config=config, dtype=torch.float32, local_files_only=True
         )
-    factors = next((t.data for t in gguf.GGUFReader(path).tensors if t.name == "rope_freqs.weight"), None)
+        factors = next((t.data for t in gguf.GGUFReader(path).tensors if t.name == "rope_freqs.weight"), None)
     if factors is not None:
         model.model.rotary_emb.inv_freq /= torch.tensor(factors)
     return model.eval()
@@ -160,7 +161,7 @@ def compare_tokens(path: Path, vocabulary: Vocabulary, renderer: Renderer) -> tu
     strings = hard_strings(sorted(set(renderer.tokenizer.all_special_tokens)))
     if vocabulary.composed:
         strings = [unicodedata.normalize("NFC", text) for text in strings]
-    with quiet():
+    with quiet(), read_once():
         plain = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
     followed = tokenizer_of(path)
     others = 0
