@@ -152,7 +152,7 @@ def check(processes: int, *, quick: bool) -> dict[str, Any]:
     work = Work("sft", batch * len(one["rows"]), prompt=row[0], answer=row[1], batch_size=batch, rank=None, recompute=False)
     work = replace(work, token_budget=settings["token_budget"])
     cpu = GPU("this CPU", 64e9, peak, peak, copied, copied / 2, "measured")  # a part is written once and read once
-    here = Machine(cpu, 1, mfu=1.0, number=4, overlap=False, lean=True, fixed=LIBRARIES_GIB * 2**30)
+    here = Machine(cpu, 1, mfu=1.0, number=4, overlap=False, lean=True, fixed=LIBRARIES_GIB * 2**30, shared=True)
     mfu = cluster_plan(shape, work, here).seconds_a_step / one["seconds"]
     found: dict[str, Any] = {"tokens_a_step": batch * work.row, "gemm_gflops": round(peak / 1e9), "mfu": round(mfu, 3)}
     found["copied_gb_s"] = round(copied / 1e9, 2)

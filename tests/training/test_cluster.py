@@ -14,6 +14,7 @@ from preftune.cli import app
 from preftune.data.batches import Area, Group, collate
 from preftune.errors import ConfigError
 from preftune.models.load import batch_logprobs, load_causal_lm
+from preftune.parallel.one_machine import PLACE_BYTES
 from preftune.training.cluster import GIB, Machine, Work, cluster_plan, flops, kept_a_token, memory, seconds
 from preftune.training.hardware import GPUS, SHAPES, cluster_of, shape_of
 from preftune.training.measure import kept_for_backward
@@ -56,6 +57,22 @@ def test_weights_gradients_and_moments_are_sixteen_bytes_a_weight_over_all_gpus(
     for count in (2, 8, 64):
         held = memory(SHAPES["8B"], WHOLE, Machine(H100, count))
         assert held["weights, gradients, moments"] == pytest.approx(16 * 8.03e9 / count, rel=1e-3)
+
+
+def test_weights_that_processes_share_count_in_each_and_are_not_gathered() -> None:
+    shape, apart = SHAPES["8B"], Machine(H100, 2, number=4)
+    for count in (2, 4):
+        shared = replace(apart, count=count, shared=True)
+        held = memory(shape, WHOLE, shared)
+        assert held["weights, gradients, moments"] == pytest.approx(4 * 8.03e9 + 12 * 8.03e9 / count, rel=1e-3)
+        assert held["gathered"] == 4 * (shape.layer + shape.outside) + count * 2 * PLACE_BYTES  # of the gradients alone
+        moved = seconds(shape, WHOLE, shared)["gathering"] * shared.link * 0.7
+        assert moved == pytest.approx(4 * shape.parameters * (count - 1) / count)
+    one = replace(apart, count=1)
+    assert cluster_plan(shape, WHOLE, replace(one, shared=True)) == cluster_plan(shape, WHOLE, one)
+    sampled = memory(shape, Work("rloo", 1000), replace(apart, shared=True))
+    assert sampled["weights, gradients, moments"] > 4 * shape.parameters
+    assert sampled["gathered"] == 2 * 2 * PLACE_BYTES  # no second copy to sample from
 
 
 def test_a_frozen_base_is_two_bytes_a_weight_and_the_adapter_small() -> None:

@@ -28,6 +28,7 @@ NETWORK = 50e9  # bytes a second and GPU between machines, one way: a 400 Gbit/s
 MACHINE = 8  # GPUs a machine
 CONTEXT = 1.0e9  # bytes of CUDA and its libraries
 WHOLE_BYTES, BASE_BYTES = 16, 2  # a trained weight: float32, its gradient and two moments; a frozen one: bfloat16
+PLACES = 16 << 20  # bytes through which a process hands gradients to the others where they share memory
 SCORING = {"sft": 0, "reward": 0, "dpo": 1, "ppo": 4, "rloo": 3, "grpo": 3}  # forward passes beside training: reference, old log-probs, …
 SAMPLED = ("ppo", "rloo", "grpo")
 
@@ -71,7 +72,9 @@ class Machine:
     """What computes: GPUs of one kind, or (for checks) processes of a machine whose figures were measured.
 
     mfu: share of the peak. number: bytes of a number while it computes (2 = bfloat16). overlap: whether weights are gathered meanwhile.
-    lean: whether layers keep what `models/lean.py` keeps. fixed: bytes that each process holds whatever the model.
+    lean: whether layers keep what `models/lean.py` keeps. fixed: bytes that each process holds whatever the model. shared: whether the
+    weights lie once in memory that all processes see, as on one machine's CPU (decision 24): then none are gathered, and the system counts
+    all of them in each process.
     """
 
     gpu: GPU
@@ -82,6 +85,7 @@ class Machine:
     overlap: bool = True
     lean: bool = False
     fixed: float = CONTEXT
+    shared: bool = False
 
     @property
     def link(self) -> float:
@@ -177,17 +181,19 @@ def flops(shape: Shape, tokens: float, squares: float, learned: float) -> float:
 def memory(shape: Shape, work: Work, machine: Machine) -> dict[str, float]:
     """Return the bytes that each GPU holds, by what they are."""
     n, whole = machine.count, work.rank is None
-    trained = WHOLE_BYTES if whole else machine.number
+    a_weight, rest = (4, WHOLE_BYTES - 4) if whole else (machine.number, 0)
+    parts = 1 if machine.shared else n
     learners = 2 if work.stage == "ppo" and whole else 1
-    weights = learners * trained * shape.parameters / n
+    weights = learners * shape.parameters * (a_weight / parts + rest / n)
     adapters = 0 if whole else WHOLE_BYTES * shape.adapter(work.rank or 0) * (2 if work.stage == "ppo" else 1)
     frozen = {"ppo": 2, "rloo": 2, "grpo": 2}.get(work.stage, 0) if whole else 0  # reference and reward model; LoRA has them on one base
     gathered = 0.0
     if n > 1:  # a layer and the one fetched ahead; what lies outside the layers, through a step; gradients before they are divided
-        gathered = machine.number * (2 * shape.layer + shape.outside) + (4 * (shape.layer + shape.outside) if whole else 0)
+        gathered = PLACES * n if machine.shared else machine.number * (2 * shape.layer + shape.outside)
+        gathered += 4 * (shape.layer + shape.outside) if whole else 0
     tokens = min(max(work.token_budget, work.row), -(-work.batch_size // n) * work.row)
     found = {
-        "weights, gradients, moments": weights + adapters + frozen * BASE_BYTES * shape.parameters / n,
+        "weights, gradients, moments": weights + adapters + frozen * BASE_BYTES * shape.parameters / parts,
         "gathered": gathered,
         "micro-batch": tokens * kept_a_token(shape, machine, recompute=work.recompute) + logits(shape),
         "fixed": machine.fixed,
@@ -195,7 +201,7 @@ def memory(shape: Shape, work: Work, machine: Machine) -> dict[str, float]:
     if work.stage in SAMPLED:
         at_once = -(-work.batch_size // n) * work.completions
         cache = at_once * (work.prompt + work.answer) * 2 * shape.keys * shape.layers * machine.number
-        whole_again = (4 if whole else machine.number) * shape.parameters * (n > 1)  # the local sampler holds the weights whole
+        whole_again = a_weight * shape.parameters * (parts > 1)  # the local sampler holds the weights whole
         found["gathered"] = max(gathered, whole_again)
         found["keys and values"] = max(0.0, cache - found["micro-batch"])  # not at the same time
     return found
@@ -229,7 +235,8 @@ def seconds(shape: Shape, work: Work, machine: Machine) -> dict[str, float]:
     learners = 2 if work.stage == "ppo" else 1
     micro_batches = -(-rows * max(work.row, 1) // (n * max(work.token_budget, work.row)))
     share = (n - 1) / n
-    moved = machine.number * shape.parameters * share * micro_batches * 2 + (4 * shape.parameters * share if whole else 0)
+    read = 0.0 if machine.shared else machine.number * shape.parameters * share * micro_batches * 2
+    moved = read + (4 * shape.parameters * share if whole else 0)
     state = (WHOLE_BYTES + 12) * (shape.parameters / n if whole else shape.adapter(work.rank or 0))  # read, and most of it written
     scoring = SCORING[work.stage] * forward / speed
     before = scoring * work.steps / work.epochs if work.stage == "dpo" else 0.0
