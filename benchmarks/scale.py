@@ -6,8 +6,10 @@ The work: some steps of a stage on SmolLM2-135M, all weights trained in float32 
 the CPU with gloo. One process has all of the machine's cores as threads; N processes have cores / N each. Ours is N processes and the
 peer one, so `ratio` and `throughput_ratio` are the seconds of one over those of N: 1 means that spreading costs nothing.
 `memory_per_process_ratio` is the largest process of N over the one, each at its peak, Python and libraries taken off both;
-`with_libraries` keeps them; `private_ratio` is of the memory that no file backs, all of it.
-`max_loss_diff` and `max_grad_norm_diff` compare the steps one by one.
+`with_libraries` keeps them. Both count what processes share in each of them, as the system does. `pss_ratio` counts it once: the largest
+proportional set size, of the memory that no file backs, all of it, where a page that N processes map is an N-th of one in each.
+`max_loss_diff` and `max_grad_norm_diff` compare the steps one by one; `max_grad_norm_share` is the largest difference as a share of its
+step's norm.
 
 `--faults` also kills the last process outright after the fourth step, once for good (`ended_after_s`: until torchrun has ended all of
 them) and once with `--max-restarts 1`, where the run goes on from its checkpoint (`restarted_loss_diff`: to the undisturbed run).
@@ -50,7 +52,7 @@ from preftune._cli_output import run_app
 from preftune.cli import app
 from preftune.training import loop, measure
 from preftune.training.loop import Loop
-from preftune.training.memory import peak_memory_gib
+from preftune.training.memory import peak_memory_gib, resident_memory
 
 measure.MOST_RUNS = 1  # the plan is not what is measured here
 if "KILL_AT" in os.environ:
@@ -66,23 +68,27 @@ if "KILL_AT" in os.environ:
             os.kill(os.getpid(), signal.SIGKILL)
 
     Loop.log = log_and_die
-private, reset = [0.0], loop.reset_peak_memory
+most, pss, reset = 0, 0.0, loop.reset_peak_memory
 
 def reset_both():
+    global most, pss
     reset()
-    private[0] = 0.0
+    most, pss = 0, 0.0
 
 def watch():
-    while True:  # the system keeps the peak of all memory alone, with the pages of files that processes share
-        rows = dict(line.split(":") for line in open("/proc/self/status") if line.startswith("Rss"))
-        private[0] = max(private[0], (int(rows["RssAnon"].split()[0]) + int(rows["RssShmem"].split()[0])) / 2**20)
+    global most, pss
+    while True:  # the proportional set size takes the system a tenth of a second to tell, so it is asked for at each new peak alone
+        if resident_memory() > 1.01 * most:
+            most = resident_memory()
+            rows = dict(line.split(":") for line in open("/proc/self/smaps_rollup") if line.startswith("Pss_"))
+            pss = max(pss, (int(rows["Pss_Anon"].split()[0]) + int(rows["Pss_Shmem"].split()[0])) / 2**20)
         time.sleep(0.02)
 
 loop.reset_peak_memory = reset_both
 threading.Thread(target=watch, daemon=True).start()
 code = run_app(app, sys.argv[2:], debug=True)
 with open(f"{sys.argv[1]}-{os.environ.get('RANK', '0')}.json", "w") as file:
-    json.dump([peak_memory_gib(), private[0]], file)
+    json.dump([peak_memory_gib(), pss], file)
 sys.stdout.flush(); sys.stderr.flush()
 os._exit(code)
 """
@@ -137,7 +143,7 @@ def train(stage: str, settings: dict[str, Any], folder: Path, processes: int) ->
         # Of the steps after the first, which pays for memory and for what is made on first use.
         "seconds": (rows[-1]["seconds"] - rows[0]["seconds"]) / (len(rows) - 1),
         "peak_memory_gib": max(peak for peak, _ in peaks),
-        "private_gib": max(private for _, private in peaks),
+        "pss_gib": max(pss for _, pss in peaks),
     }
 
 
@@ -145,8 +151,8 @@ def compare(stage: str, one: dict[str, Any], many: dict[str, Any]) -> dict[str, 
     """Return what is told of N processes beside one."""
     loss = LOSS.get(stage, "loss/train")
 
-    def apart(name: str) -> float:
-        return max(abs(a[name] - b[name]) for a, b in zip(one["rows"], many["rows"], strict=True))
+    def apart(name: str, *, share: bool = False) -> float:
+        return max(abs(a[name] - b[name]) / (abs(a[name]) if share else 1) for a, b in zip(one["rows"], many["rows"], strict=True))
 
     ratio = one["seconds"] / many["seconds"]
     own = [found["peak_memory_gib"] - LIBRARIES_GIB for found in (many, one)]
@@ -157,11 +163,14 @@ def compare(stage: str, one: dict[str, Any], many: dict[str, Any]) -> dict[str, 
         "throughput_ratio": round(ratio, 3),
         "memory_per_process_ratio": round(own[0] / own[1], 3),
         "with_libraries": round(many["peak_memory_gib"] / one["peak_memory_gib"], 3),
-        "private_ratio": round(many["private_gib"] / one["private_gib"], 3),
+        "pss_ratio": round(many["pss_gib"] / one["pss_gib"], 3),
         "peak_memory_gib": round(many["peak_memory_gib"], 2),
         "peer_peak_memory_gib": round(one["peak_memory_gib"], 2),
+        "pss_gib": round(many["pss_gib"], 2),
+        "peer_pss_gib": round(one["pss_gib"], 2),
         "max_loss_diff": round(apart(loss), 7),
         "max_grad_norm_diff": round(apart("grad_norm"), 7),
+        "max_grad_norm_share": float(f"{apart('grad_norm', share=True):.2g}"),
         "steps": len(one["rows"]),
     }
 
@@ -221,7 +230,7 @@ def main() -> None:
         **compare(arguments.stage, best[1], best[arguments.processes]),
         **killed,
         "unit": "s a step",
-        "runs": [{key: run[key] for key in ("ours", "peer", "ratio")} for run in runs],
+        "runs": [{key: run[key] for key in ("ours", "peer", "ratio", "memory_per_process_ratio", "pss_ratio")} for run in runs],
         "torch": torch.__version__,
         "bars": BARS,
     }
