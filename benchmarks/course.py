@@ -1,15 +1,18 @@
 """The same course, whatever the number of processes: every stage in 1, 2 and 4 of them, and runs that go on in another number.
 
-    python benchmarks/course.py [--json]
+    python benchmarks/course.py [--float64] [--json]
 
 The work: ten steps of each of sft, reward, dpo, ppo and rloo on a random model of two layers with SmolLM2's vocabulary, on the CPU.
 sft, reward and dpo train all weights, ppo and rloo an adapter. A run of dpo is also stopped after its fourth step, and goes on: 2 to 1,
 1 to 2, 2 to 4 and 2 to 2 processes.
 
 `max_loss_diff` and `max_grad_norm_diff`: the largest over all steps of all stages in 2 and in 4 processes, each beside one;
-`max_grad_norm_share`: the latter over the largest norm of its run.
+`max_grad_norm_share`: the largest share of its step's norm that a norm differs by. `stages` has the three of each.
 `resumed_loss_diff`: beside the run that was not stopped, of as many processes as the first part had. `same_bits`: whether 2 to 2 logs and
 saves what the undisturbed run of two does, to the last bit. One torchrun for each number does all its runs, so that libraries load once.
+
+--float64 does the same with a copy of the package that computes, and keeps, in float64 whatever it does in float32, and logs all digits:
+what is then left of a difference is not rounding.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -50,12 +54,24 @@ ONLINE: dict[str, Any] = {
 }
 WAYS = ((2, 1), (1, 2), (2, 4), (2, 2))
 STOP_AT = 4
+# What a copy of the package says in another way to compute in float64. One file stays as it is: oneDNN's products have no float64.
+FLOAT64 = {
+    "torch.float32": "torch.float64",
+    "np.float32": "np.float64",
+    ".float()": ".double()",
+    '"<f4"': '"<f8"',
+    "4 * group.num_completion_tokens": "8 * group.num_completion_tokens",
+    "round(float(v), 6)": "float(v)",
+}
+AS_IT_IS = "product.py"
 BARS = {"max_loss_diff": 1e-5, "max_grad_norm_diff": 1e-4, "resumed_loss_diff": 1e-5, "same_bits": True}
 
 # What each process does: one command after the other, of which some are stopped after a step.
 SCRIPT = """
 import json, os, signal, sys, torch
 torch.set_num_threads(1)
+if "FLOAT64" in os.environ:
+    torch.set_default_dtype(torch.float64)
 from preftune._cli_output import run_app
 from preftune.cli import app
 from preftune.training import loop
@@ -90,6 +106,22 @@ def prepare(folder: Path) -> tuple[Path, Path]:
     return model, snapshot(folder / "store.db", folder / "snapshots", held_out=0.1)
 
 
+def in_float64(folder: Path) -> Path:
+    """Return where a copy of the package lies that computes in float64."""
+    source = shutil.copytree(ROOT / "src", folder / "src")
+    text = ""
+    for file in source.rglob("*.py"):
+        if file.name != AS_IT_IS:
+            changed = file.read_text(encoding="utf-8")
+            text += changed
+            for plain, wide in FLOAT64.items():
+                changed = changed.replace(plain, wide)
+            file.write_text(changed, encoding="utf-8")
+    if gone := [plain for plain in FLOAT64 if plain not in text]:
+        raise SystemExit(f"The package no longer says {gone[0]}: mend FLOAT64.")
+    return source
+
+
 def words(stage: str, settings: dict[str, Any], folder: Path, out: str) -> list[str]:
     """Return a command that trains a stage."""
     config = folder / f"{stage}.yaml"
@@ -97,14 +129,17 @@ def words(stage: str, settings: dict[str, Any], folder: Path, out: str) -> list[
     return ["train", stage, str(config), "--out", str(folder / out), "--json"]
 
 
-def launch(folder: Path, processes: int, commands: list[tuple[list[str], int]]) -> list[Path]:
-    """Do these commands in so many processes and return the run of each that came to its end. A number is the step to stop after."""
+def launch(folder: Path, processes: int, commands: list[tuple[list[str], int]], more: dict[str, str]) -> list[Path]:
+    """Do these commands in so many processes and return the run of each that came to its end. A number is the step to stop after.
+
+    more: of the environment.
+    """
     script, listed = folder / "commands.py", folder / f"commands-{processes}.json"
     script.write_text(SCRIPT, encoding="utf-8")
     listed.write_text(json.dumps(commands), encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", str(script), str(listed)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")} | more,
         capture_output=True,
         text=True,
     )
@@ -118,9 +153,10 @@ def launch(folder: Path, processes: int, commands: list[tuple[list[str], int]]) 
     return runs
 
 
-def apart(one: Path, other: Path, name: str) -> float:
-    """Return by how much a logged number of two runs differs at the most."""
-    return max(abs(a[name] - b[name]) for a, b in zip(read_metrics(one), read_metrics(other), strict=True))
+def apart(one: Path, other: Path, name: str, *, share: bool = False) -> float:
+    """Return by how much a logged number of two runs differs at the most. share: of the number itself."""
+    rows = zip(read_metrics(one), read_metrics(other), strict=True)
+    return max(abs(a[name] - b[name]) / (abs(a[name]) if share else 1) for a, b in rows)
 
 
 def same_bits(one: Path, other: Path) -> bool:
@@ -133,12 +169,14 @@ def same_bits(one: Path, other: Path) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print the last line alone (nothing else is printed)")
-    parser.parse_args()
+    parser.add_argument("--float64", action="store_true", help="all in float64")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model, data = prepare(folder)
+        more = {"PYTHONPATH": str(in_float64(folder)), "FLOAT64": "1"} if options.float64 else {}
         common = {"model": str(model), "data": str(data)}
-        (reward,) = launch(folder, 1, [(words("reward", {**common, **OFFLINE}, folder, "reward"), 0)])
+        (reward,) = launch(folder, 1, [(words("reward", {**common, **OFFLINE}, folder, "reward"), 0)], more)
         online = {**common, **ONLINE, "reward_model": str(reward)}
         settings = {stage: online if stage in LOSS else {**common, **OFFLINE} for stage in STAGES}
 
@@ -146,16 +184,17 @@ def main() -> None:
             return words("dpo", settings["dpo"], folder, f"{first}-{then}"), stop
 
         def all_stages(processes: int) -> list[tuple[list[str], int]]:
-            return [(words(stage, settings[stage], folder, str(processes)), 0) for stage in STAGES]
+            return [(words(stage, settings[stage], folder, f"{processes}/runs"), 0) for stage in STAGES]
 
         stopped = {count: [broken(first, then, STOP_AT) for first, then in WAYS if first == count] for count in (1, 2, 4)}
-        runs: dict[Any, list[Path]] = {count: launch(folder, count, stopped[count] + all_stages(count)) for count in (1, 2, 4)}
+        runs: dict[Any, list[Path]] = {count: launch(folder, count, stopped[count] + all_stages(count), more) for count in (1, 2, 4)}
         for first, then in WAYS:
-            runs[first, then] = launch(folder, then, [broken(first, then, 0)])
+            runs[first, then] = launch(folder, then, [broken(first, then, 0)], more)
         stages = {
             f"{stage} in {count}": [
-                *(round(apart(runs[1][place], runs[count][place], of), 7) for of in (LOSS.get(stage, "loss/train"), "grad_norm")),
-                max(row["grad_norm"] for row in read_metrics(runs[1][place])),
+                apart(runs[1][place], runs[count][place], LOSS.get(stage, "loss/train")),
+                apart(runs[1][place], runs[count][place], "grad_norm"),
+                apart(runs[1][place], runs[count][place], "grad_norm", share=True),
             ]
             for count in (2, 4)
             for place, stage in enumerate(STAGES)
@@ -165,11 +204,11 @@ def main() -> None:
             "benchmark": "course",
             "max_loss_diff": max(loss for loss, _, _ in stages.values()),
             "max_grad_norm_diff": max(norm for _, norm, _ in stages.values()),
-            "max_grad_norm_share": max(norm / largest for _, norm, largest in stages.values()),
+            "max_grad_norm_share": max(share for _, _, share in stages.values()),
             "resumed_loss_diff": max(apart(runs[first][dpo], runs[first, then][0], "loss/train") for first, then in WAYS),
             "same_bits": same_bits(runs[2][dpo], runs[2, 2][0]),
-            "stages": stages,
-            "resumed": {f"{a} to {b}": round(apart(runs[a][dpo], runs[a, b][0], "loss/train"), 7) for a, b in WAYS},
+            "stages": {name: [float(f"{value:.2g}") for value in found] for name, found in stages.items()},
+            "resumed": {f"{a} to {b}": apart(runs[a][dpo], runs[a, b][0], "loss/train") for a, b in WAYS},
             "steps": len(read_metrics(runs[1][dpo])),
             "torch": torch.__version__,
             "bars": BARS,
