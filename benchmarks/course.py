@@ -7,7 +7,9 @@ sft, reward and dpo train all weights, ppo and rloo an adapter. A run of dpo is 
 1 to 2, 2 to 4 and 2 to 2 processes.
 
 `max_loss_diff` and `max_grad_norm_diff`: the largest over all steps of all stages in 2 and in 4 processes, each beside one;
-`max_grad_norm_share`: the largest share of its step's norm that a norm differs by. `stages` has the three of each.
+`max_grad_norm_share`: the largest share of its step's norm that a norm differs by. `stages` has the three of each,
+and after how many steps the losses leave their bar: where a token of a sample falls otherwise, since rounding moved the border between two
+tokens past the number drawn, ppo and rloo learn from other samples from there on.
 `resumed_loss_diff`: beside the run that was not stopped, of as many processes as the first part had. `same_bits`: whether 2 to 2 logs and
 saves what the undisturbed run of two does, to the last bit. One torchrun for each number does all its runs, so that libraries load once.
 
@@ -159,6 +161,12 @@ def apart(one: Path, other: Path, name: str, *, share: bool = False) -> float:
     return max(abs(a[name] - b[name]) / (abs(a[name]) if share else 1) for a, b in rows)
 
 
+def steps_alike(one: Path, other: Path, name: str) -> int:
+    """Return after how many steps two runs' losses differ by more than the bar."""
+    rows = list(zip(read_metrics(one), read_metrics(other), strict=True))
+    return next((number for number, (a, b) in enumerate(rows) if abs(a[name] - b[name]) > BARS["max_loss_diff"]), len(rows))
+
+
 def same_bits(one: Path, other: Path) -> bool:
     """Say whether two runs logged the same, times aside, and saved the same weights."""
     logged = [[{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(run)] for run in (one, other)]
@@ -195,6 +203,7 @@ def main() -> None:
                 apart(runs[1][place], runs[count][place], LOSS.get(stage, "loss/train")),
                 apart(runs[1][place], runs[count][place], "grad_norm"),
                 apart(runs[1][place], runs[count][place], "grad_norm", share=True),
+                steps_alike(runs[1][place], runs[count][place], LOSS.get(stage, "loss/train")),
             ]
             for count in (2, 4)
             for place, stage in enumerate(STAGES)
@@ -202,9 +211,9 @@ def main() -> None:
         dpo = STAGES.index("dpo")
         result = {
             "benchmark": "course",
-            "max_loss_diff": max(loss for loss, _, _ in stages.values()),
-            "max_grad_norm_diff": max(norm for _, norm, _ in stages.values()),
-            "max_grad_norm_share": max(share for _, _, share in stages.values()),
+            "max_loss_diff": max(loss for loss, *_ in stages.values()),
+            "max_grad_norm_diff": max(norm for _, norm, *_ in stages.values()),
+            "max_grad_norm_share": max(share for _, _, share, _ in stages.values()),
             "resumed_loss_diff": max(apart(runs[first][dpo], runs[first, then][0], "loss/train") for first, then in WAYS),
             "same_bits": same_bits(runs[2][dpo], runs[2, 2][0]),
             "stages": {name: [float(f"{value:.2g}") for value in found] for name, found in stages.items()},

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from _work import make_model
+from ray_faults import REWARD
 
 from preftune import sample
 from preftune.data.importing import import_preferences
@@ -33,7 +34,9 @@ def run(folder: Path, staleness: int, *, steps: int, prompts: int, seed: int) ->
     config = RLOOConfig(
         data=str(folder / "data"),
         model=str(folder / "model"),
-        rewards=[{"rule": "length", "length": {"target": 20}}],
+        rewards=[{"function": str(folder / "vowels.py:vowels")}],
+        no_eos_score=0.0,
+        scoring={"missing_end": "add"},  # samples come to the limit; were that their score, nothing would be learned and no mismatch seen
         steps=steps,
         prompts_per_step=prompts,
         samples_per_prompt=4,
@@ -68,6 +71,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_model(folder / "model", layers=options.layers)
+        (folder / "vowels.py").write_text(REWARD, encoding="utf-8")
         pairs = folder / "pairs.jsonl"
         rows = sample.train_path().read_text(encoding="utf-8").splitlines()[:40]
         pairs.write_text("\n".join(rows) + "\n", encoding="utf-8")
