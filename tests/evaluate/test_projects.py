@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 from tests.evaluate.test_report import Page, check_structure, evaluation, rows, run
 from tests.web_site import chromium
 
+from preftune.data.store import Store
 from preftune.errors import PreftuneError
 from preftune.evaluate.projects import project_story
 from preftune.evaluate.report import RunView
-from preftune.release.report import report, story_at
+from preftune.records import Candidate, Judgement, Message, Prompt
+from preftune.release.report import _words, report, story_at
 
 ROOMS = {"evaluation": "reports", "comparison": "reports", "release": "releases", "snapshot": "snapshots"}
 
@@ -99,6 +103,24 @@ def test_a_project_is_told_from_the_data_to_the_gate(project):
     assert "RLOO won 20.0 points less style than DPO d0d0d0 on the same 20 requests" in page.text.replace("\u00a0", " ")
     assert "Retention is lost" in page.text
     assert {"#from-run-rloo-a100a100-seconds", "#from-evaluation-dpo-d0d0d0d0-style"} <= set(page.values("href"))
+
+
+def test_the_words_of_a_store_are_counted_by_its_database(tmp_path: Path) -> None:
+    prompt = Prompt(messages=(Message(role="user", content="What?"),))
+    answers = [Candidate(prompt_id=prompt.id, text=text) for text in ("a", "b")]
+    first = Judgement(prompt_id=prompt.id, ranking=tuple((answer.id,) for answer in answers), rater="Ann")
+    moment = datetime(2026, 3, 1, 23, 30, tzinfo=timezone(timedelta(hours=-2)))  # the second of March in UTC
+    told = [(0, "import", "Ann"), (1, "random", "Ann"), (2, "random", "Bob"), (3, "gold", "Bob")]
+    said = [first.model_copy(update={"strength": n, "picked_by": by, "rater": who, "created": moment}) for n, by, who in told]
+    with Store.create(tmp_path / "s.db") as store:
+        assert _words(store) == (0, None, [])
+        store.add([prompt], answers, said)
+        asked: list[str] = []
+        event.listen(store._engine, "before_cursor_execute", lambda *call: asked.append(call[2]))
+        assert _words(store) == (2, moment, [("random", 2), ("import", 1), ("gold", 1)])
+        assert _words(store)[1].strftime("%Y-%m-%d") == "2026-03-02"
+    assert len(asked) == 6
+    assert all("count(" in one or "max(" in one for one in asked)  # no judgement itself is read
 
 
 def test_only_what_measured_the_same_is_set_beside_each_other(project):

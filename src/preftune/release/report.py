@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import func, select, type_coerce
+
+from preftune.data import tables
 from preftune.data.store import Store
 from preftune.errors import PreftuneError
 from preftune.evaluate.projects import (
@@ -83,16 +86,14 @@ def _told_by(store: str) -> dict[str, list[str]]:
     try:
         with Store.open(store) as opened:
             counts = opened.counts()
-            words = list(opened.judgements())
+            raters, last, picked_by = _words(opened)
             blind = [f"{one.a} (A) against {one.b} (B), {one.items} prompts: {one.verdict}" for one in comparisons(opened)]
     except PreftuneError as error:
         return {"The store": [str(error)]}
     told = {"The store": [", ".join(f"{count:,} {name}" for name, count in counts.items())]}
-    if words:
-        many = len({word.rater for word in words})
-        told["The store"].append(f"{many:,} rater{'s' if many > 1 else ''}; last word of {max(word.created for word in words):%Y-%m-%d}")
-        asked = Counter(word.picked_by for word in words)
-        told["Where judgements come from"] = [f"{picked}: {count:,}" for picked, count in asked.most_common()]
+    if last is not None:
+        told["The store"].append(f"{raters:,} rater{'s' if raters > 1 else ''}; last word of {last:%Y-%m-%d}")
+        told["Where judgements come from"] = [f"{picked}: {count:,}" for picked, count in picked_by]
     if blind:
         told["What people said, blind"] = blind
     try:
@@ -100,3 +101,17 @@ def _told_by(store: str) -> dict[str, list[str]]:
     except PreftuneError as error:
         told["Advice, as of now"] = [str(error)]
     return told
+
+
+def _words(store: Store) -> tuple[int, datetime | None, list[tuple[str, int]]]:
+    """Return how many raters a store has judgements of, when the last was given, and how many were picked in which way, most first.
+
+    The database counts, so that no judgement is read.
+    """
+    columns = tables.judgements.c
+    count = func.count()
+    with store.reading() as connection:
+        raters = connection.execute(select(func.count(columns.rater.distinct()))).scalar_one()
+        last: datetime | None = connection.execute(select(type_coerce(func.max(columns.created), tables.Moment))).scalar()
+        ways = select(columns.picked_by, count).group_by(columns.picked_by).order_by(count.desc(), func.min(columns.number))
+        return int(raters), last, [(picked, n) for picked, n in connection.execute(ways)]
