@@ -33,6 +33,7 @@ CACHE_KIB = 32 * 1024  # at most, a connection: the indices of 100,000 rows, so 
 VERSION_TABLE = "preftune_schema"
 AGAIN = "Nothing that was written before is lost: run the same command again."
 SQLITE_MAGIC = b"SQLite format 3\0"
+EMPTY: dict[str | bytes, type] = {"{}": dict, "[]": list, b"{}": dict, b"[]": list}  # as SQLite and PostgreSQL give them
 _validate_json = TypeAdapter(Any).validator.validate_json
 
 
@@ -88,8 +89,8 @@ def engine_for(url: URL) -> Engine:
 
 def _from_json(text: str | bytes) -> Any:
     # Reading a store is mostly this; most columns are empty, and pydantic's reader takes half the time of Python's.
-    if text in ("{}", "[]"):
-        return {} if text == "{}" else []
+    if len(text) == 2 and text in EMPTY:
+        return EMPTY[text]()
     try:
         return _validate_json(text)
     except ValueError:

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, Table, bindparam, func, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, Table, any_, bindparam, func, select, update
 
 from preftune.data import database, tables
 from preftune.data.aggregate import ONE_WORD, Preference, by_votes
@@ -256,22 +256,20 @@ class Store:
         """
         votes = tables.judgements.c.picked_by.not_in(CHECKS)
         for rows in _chunks(self._rows(tables.prompts)):
-            ids = [row.id for row in rows]
             with self.reading() as connection:
-                judgements = _by_prompt(connection, tables.judgements, ids, votes)
-                texts = _texts(connection, list(judgements))
-            for row in rows:
-                if row.id in judgements:
-                    yield prompt_from_row(row), [judgement_from_row(j) for j in judgements[row.id]], texts.get(row.id, {})
+                judgements = _by_prompt(connection, tables.judgements, rows, votes)
+                judged = [row for row in rows if row.id in judgements]
+                texts = _texts(connection, judged) if judged else {}
+            for row in judged:
+                yield prompt_from_row(row), [judgement_from_row(j) for j in judgements[row.id]], texts.get(row.id, {})
 
     def contents(self) -> Iterator[tuple[Prompt, list[Candidate], list[Judgement], list[Demonstration]]]:
         """Yield each prompt, oldest first, with its candidates, its judgements (superseded ones included) and its demonstrations."""
         for rows in _chunks(self._rows(tables.prompts)):
-            ids = [row.id for row in rows]
             with self.reading() as connection:
-                judgements = _by_prompt(connection, tables.judgements, ids)
-                candidates = _by_prompt(connection, tables.candidates, ids)
-                demonstrations = _by_prompt(connection, tables.demonstrations, ids)
+                judgements = _by_prompt(connection, tables.judgements, rows)
+                candidates = _by_prompt(connection, tables.candidates, rows)
+                demonstrations = _by_prompt(connection, tables.demonstrations, rows)
             for row in rows:
                 yield (
                     prompt_from_row(row),
@@ -401,6 +399,18 @@ def _bytes_of(connection: Connection, column: ColumnElement[str]) -> ColumnEleme
     return column.collate("C") if connection.dialect.name == "postgresql" else column
 
 
+def _on(connection: Connection, table: Table, prompts: Sequence[Row[Any]]) -> ColumnElement[bool]:
+    # Whether a row of a table is on one of these prompts, or of those whose number is between theirs. Asked so and not by all the ids, the
+    # statement is short and always the same: a long one takes the driver of PostgreSQL as long as reading what it finds.
+    numbers = tables.prompts.c.number.between(prompts[0].number, prompts[-1].number)
+    ids = select(tables.prompts.c.id).where(numbers)
+    if connection.dialect.name == "postgresql":
+        # The values of an array are looked up by the index even while nothing is known of what the table holds, as after an import;
+        # `IN` lets the whole table be read then, for each page.
+        return table.c.prompt_id == any_(func.array(ids.scalar_subquery()))
+    return table.c.prompt_id.in_(ids)
+
+
 def _chunks(items: Iterable[T]) -> Iterator[list[T]]:
     iterator = iter(items)
     while chunk := list(islice(iterator, CHUNK)):
@@ -425,19 +435,19 @@ def _prompt_ids() -> Select[Any]:
     return select(columns.id, columns.prompt_id).where(columns.id.in_(bindparam("ids", expanding=True)))
 
 
-def _by_prompt(connection: Connection, table: Table, ids: Sequence[str], *only: ColumnElement[bool]) -> dict[str, list[Row[Any]]]:
+def _by_prompt(connection: Connection, table: Table, prompts: Sequence[Row[Any]], *only: ColumnElement[bool]) -> dict[str, list[Row[Any]]]:
     found: dict[str, list[Row[Any]]] = {}
-    query = select(table).where(table.c.prompt_id.in_(ids), *only).order_by(table.c.number)
+    query = select(table).where(_on(connection, table, prompts), *only).order_by(table.c.number)
     for row in connection.execute(query).all():  # at once: row by row takes twice as long
         found.setdefault(row.prompt_id, []).append(row)
     return found
 
 
-def _texts(connection: Connection, ids: Sequence[str]) -> dict[str, dict[str, str]]:
+def _texts(connection: Connection, prompts: Sequence[Row[Any]]) -> dict[str, dict[str, str]]:
     # Without the columns of JSON, whose decoding takes longer than all else here.
-    columns = tables.candidates.c
+    table = tables.candidates
     found: dict[str, dict[str, str]] = {}
-    query = select(columns.prompt_id, columns.id, columns.text).where(columns.prompt_id.in_(ids)).order_by(columns.number)
+    query = select(table.c.prompt_id, table.c.id, table.c.text).where(_on(connection, table, prompts)).order_by(table.c.number)
     for prompt_id, candidate, text in connection.execute(query):
         found.setdefault(prompt_id, {})[candidate] = text
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -48,14 +47,15 @@ def count_votes(judgements: Sequence[Judgement]) -> Votes:
         for tier in judgement.ranking:
             for two in combinations(sorted(tier), 2):
                 words.setdefault(two, [0, 0])
-    for_each = words.values()
+    counts = [*words.values()]
+    split = [(a, b) for a, b in counts if a and b]
     return Votes(
         judgements=len(judgements),
         superseded=len(judgements) - len(valid),
-        compared=len(words),
-        ties=sum(a == b == 0 for a, b in for_each),
-        even_splits=sum(a == b > 0 for a, b in for_each),
-        contradictions=sum(a > 0 and b > 0 for a, b in for_each),
-        word_pairs=sum(math.comb(a + b, 2) for a, b in for_each),
-        agreeing=sum(math.comb(a, 2) + math.comb(b, 2) for a, b in for_each),
+        compared=len(counts),
+        ties=counts.count([0, 0]),
+        even_splits=sum(a == b for a, b in split),
+        contradictions=len(split),
+        word_pairs=sum([(a + b) * (a + b - 1) // 2 for a, b in counts]),
+        agreeing=sum([(a * (a - 1) + b * (b - 1)) // 2 for a, b in counts]),
     )
