@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -68,16 +67,13 @@ def test_the_help_of_a_command_has_an_example_and_fits_a_screen(capsys, command)
 
 
 @pytest.mark.slow
-def test_help_answers_in_under_a_third_of_a_second_and_loads_neither_torch_nor_pydantic():
-    code = "import sys\nfrom preftune.cli import main\ntry:\n main(['--help'])\nexcept SystemExit:\n print(*sys.modules)"
-    seconds = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert not {"torch", "pydantic", "sqlalchemy"} & set(out.splitlines()[-1].split())
-    assert min(seconds) < 0.3  # processor time, so that a busy machine does not matter
+def test_help_loads_little_since_what_a_command_needs_is_loaded_by_it():
+    helped = "from preftune.cli import main\ntry:\n main(['--help'])\nexcept SystemExit:\n print(*set(sys.modules) - before)"
+    code = "import sys\nbefore = set(sys.modules)\n" + helped
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    loaded = out.splitlines()[-1].split()
+    assert not {"torch", "pydantic", "sqlalchemy", "yaml", "asyncio"} & set(loaded)
+    assert len(loaded) < 180  # a third of a second or so; the time itself is the machine's
 
 
 def test_no_command_shows_the_help(capsys):

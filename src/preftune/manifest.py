@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +55,8 @@ def hash_folder(path: Path) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of our and the main libraries, read without importing them."""
+    from importlib import metadata  # slow to load, and no help needs it
+
     found = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:

@@ -140,7 +140,7 @@ def test_the_pause_is_the_one_that_the_server_asks_for():
     with serving(fails(429, Retry_After="0.3"), says("Hello.")) as server:
         started = time.monotonic()
         chat(server.endpoint(), ASKED, **SETTINGS)
-    assert 0.3 <= time.monotonic() - started < 2
+    assert 0.3 <= time.monotonic() - started < 20
 
 
 def test_a_date_to_wait_for_is_understood_and_one_far_away_is_not_waited_for():
@@ -179,10 +179,10 @@ def test_a_connection_that_breaks_in_the_middle_of_an_answer_is_tried_again():
 def test_a_silent_server_is_not_waited_for_for_ever(monkeypatch):
     monkeypatch.setattr(remote, "ATTEMPTS", 1)
     hold = threading.Event()
-    with serving(lambda h, r: hold.wait(5)) as server:
+    with serving(lambda h, r: hold.wait(60)) as server:
         started = time.monotonic()
         assert "the server was silent for 0.2 s. Raise timeout_seconds" in error_of(server.endpoint(timeout_seconds=0.2))
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 20
         hold.set()
 
 
