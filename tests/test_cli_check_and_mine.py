@@ -64,11 +64,11 @@ def test_check_finds_leaks_from_a_file_and_in_a_snapshot(capsys, store):
     Path("held.jsonl").write_text(json.dumps({"prompt": ROWS[3]["prompt"].upper()}) + "\n", encoding="utf-8")
     code, out, _ = run(capsys, "check", "--held-out", "held.jsonl")
     assert code == 0
-    assert "Problem: 1 training prompts are near-duplicates of held-out ones" in out
+    assert "Problem: 1 training prompt is nearly alike held-out ones" in out
     folder = snapshot(store, Path("snapshots"), held_out=0.3)
     code, out, _ = run(capsys, "check", "--snapshot", str(folder))
     assert code == 0
-    assert "0 training prompts are near-duplicates of held-out ones" in out
+    assert "0 training prompts are nearly alike held-out ones" in out
     assert out.endswith(f"Next: preftune train dpo data={folder}\n")
     assert run(capsys, "check", "--snapshot", str(folder), "--store", "store.db")[0] == 2
     Path("held.jsonl").write_text('{"prompt": 3}\n', encoding="utf-8")
@@ -101,14 +101,14 @@ def repository() -> Path:
 def test_mine_fills_the_projects_store_and_can_be_tried_first(capsys, repository):
     code, out, _ = run(capsys, "mine", "repo", "--dry-run")
     assert code == 0
-    assert "1 pairs from 1 changed functions (1 mined:code)" in out
+    assert "1 pair from 1 changed function (1 mined:code)" in out
     assert out.endswith("Nothing was stored (--dry-run).\n")
     assert not Path("store.db").exists()
     code, out, _ = run(capsys, "mine", "repo")
     assert (code, out.splitlines()[-1]) == (0, "Next: preftune check")
     assert f"  made a new store: {Path('store.db').resolve()}" in out.splitlines()
     assert "made a" not in run(capsys, "mine", "repo")[1]
-    assert run(capsys, "check")[1].startswith("1 pairs on 1 prompts\n1 demonstrations\n")
+    assert run(capsys, "check")[1].startswith("1 pair on 1 prompt\n1 demonstration\n")
 
 
 def test_mine_writes_a_file_and_json(capsys, repository):

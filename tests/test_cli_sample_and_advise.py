@@ -96,8 +96,8 @@ def test_what_failed_is_told_and_leaves_with_1(capsys):
         words = ["--url", f"http://127.0.0.1:{server.port}/v1", "--url-model", "m", "--allow-private", "-k", "1"]
         code, out, err = run(capsys, _cli_sample.app, *words)
     assert code == 1
-    assert "1 new candidates" in out
-    assert "1 answers failed. What there is, is stored" in err
+    assert "1 new candidate " in out
+    assert "1 answer failed. What there is, is stored" in err
 
 
 def test_advice_is_told_in_lines_and_in_json(capsys):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from preftune.progress import Bars, Lines, Silent, describe_metrics, duration
+from preftune.progress import Bars, Lines, Silent, counted, describe_metrics, duration
 
 
 @dataclass
@@ -58,7 +58,7 @@ def test_ten_percent_of_a_quick_stage_gives_a_line_at_most_once_a_second():
         for _ in range(1000):
             clock.seconds += 0.001
             task.advance()
-    assert stream.getvalue().splitlines() == ["quick: 1000 rows", "quick: done, 1000 rows in 1 s"]
+    assert stream.getvalue().splitlines() == ["quick: 1,000 rows", "quick: done, 1,000 rows in 1 s"]
 
 
 def test_steps_done_before_do_not_shorten_the_time_left():
@@ -97,7 +97,7 @@ def test_nested_bars_leave_one_line_each_on_stderr_and_none_on_stdout(capsys):
         outer.advance()
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.index("sft: done, 2 steps") < err.index("demo: done, 1 stages")
+    assert err.index("sft: done, 2 steps") < err.index("demo: done, 1 stage")
     assert "loss 0.25" in err
 
 
@@ -109,3 +109,20 @@ def test_square_brackets_in_a_note_are_shown_as_they_are(capsys):
 def test_progress_loads_neither_rich_nor_torch_when_imported():
     code = "import sys, preftune.progress; print([m for m in ('rich', 'torch') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("count", "words", "told"),
+    [
+        (0, "pairs", "0 pairs"),
+        (1, "pairs", "1 pair"),
+        (1200, "new prompts", "1,200 new prompts"),
+        (1, "new prompts have", "1 new prompt has"),
+        (1, "twos of answers are", "1 two of answers is"),
+        (1, "prompts leave no room for 8 tokens", "1 prompt leaves no room for 8 tokens"),
+        (1, "answers failed, the last one so: it answers 400, they are", "1 answer failed, the last one so: it answers 400, they are"),
+        (1, "KiB", "1 KiB"),
+    ],
+)
+def test_one_of_a_thing_is_told_as_one(count, words, told):
+    assert counted(count, words) == told

@@ -36,6 +36,7 @@ def compare(
     """
     from preftune.data.store import Store
     from preftune.errors import ConfigError
+    from preftune.progress import counted
     from preftune.web.comparing import comparisons
 
     if (a is None) != (b is None):
@@ -48,7 +49,7 @@ def compare(
         print_json([{**asdict(one), "says": str(one.verdict)} for one in found])
         return
     for one in found:
-        print(f"{one.name}: A = {one.a}, B = {one.b}, {one.items} prompts. {one.verdict}")
+        print(f"{one.name}: A = {one.a}, B = {one.b}, {counted(one.items, 'prompts')}. {one.verdict}")
     print("Next: preftune label" if found else "No comparison yet. Next: preftune compare A B --data SNAPSHOT")
 
 
@@ -59,7 +60,7 @@ def _ask(a: str, b: str, data: Path | None, prompts: Path | None, limit: int | N
     from preftune.errors import ConfigError
     from preftune.evaluate.compared import with_templates
     from preftune.evaluate.contenders import answers_of, contender, held_out_prompts, read_prompts
-    from preftune.progress import for_terminal
+    from preftune.progress import counted, for_terminal
     from preftune.project import label_settings
     from preftune.web.comparing import add_comparison
 
@@ -77,5 +78,6 @@ def _ask(a: str, b: str, data: Path | None, prompts: Path | None, limit: int | N
     with Store.open(store) as opened:
         made = add_comparison(opened, settings, a, b, asked, list(zip(first, second, strict=True)))
     print(
-        f"{made.new} prompts to judge are new; {made.same} answered alike and {made.taken} asked elsewhere are left out.", file=sys.stderr
+        f"{counted(made.new, 'prompts to judge are')} new; {made.same} answered alike and {made.taken} asked elsewhere are left out.",
+        file=sys.stderr,
     )

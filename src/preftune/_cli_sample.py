@@ -55,7 +55,7 @@ def sample(
     Example: preftune sample --endpoint local -k 4 --greedy
     """
     from preftune._cli_inputs import store_address
-    from preftune.progress import for_terminal
+    from preftune.progress import counted, for_terminal
     from preftune.rollout.collect import sample_candidates
     from preftune.rollout.sources import SampleSettings
 
@@ -70,7 +70,10 @@ def sample(
     else:
         print("\n".join(report.lines(max_new_tokens)))
     if report.failed:
-        print(f"{report.failed:,} answers failed. What there is, is stored: run the same command again for the rest.", file=sys.stderr)
+        print(
+            f"{counted(report.failed, 'answers')} failed. What there is, is stored: run the same command again for the rest.",
+            file=sys.stderr,
+        )
         raise typer.Exit(1)
     if not as_json:
         print("Next: preftune label")

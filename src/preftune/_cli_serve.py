@@ -120,6 +120,7 @@ def feedback(
     from preftune.data.feedback import expire
     from preftune.data.feedback_results import overview
     from preftune.data.store import Store
+    from preftune.progress import counted
 
     with Store.open(store_address(store)) as opened:
         gone = expire(opened) if delete else None
@@ -129,6 +130,8 @@ def feedback(
         return
     if gone is not None:
         changed = f" (and {gone.changed} that had been changed or taken back)" if gone.changed else ""
-        others = f"{gone.demonstrations} demonstrations, {gone.candidates} answers, {gone.prompts} prompts"
-        print(f"Deleted: {gone.words} words{changed}, {others}.")
+        others = (
+            f"{counted(gone.demonstrations, 'demonstrations')}, {counted(gone.candidates, 'answers')}, {counted(gone.prompts, 'prompts')}"
+        )
+        print(f"Deleted: {counted(gone.words, 'words')}{changed}, {others}.")
     print("\n".join(found.lines()))

@@ -27,7 +27,7 @@ from preftune.data.snapshot import snapshot
 from preftune.data.store import Store, pairs_from
 from preftune.errors import ConfigError, PreftuneError, Refused
 from preftune.manifest import MANIFEST, begin, hash_folder, read_manifest, write_json
-from preftune.progress import Progress, Silent
+from preftune.progress import Progress, Silent, counted
 from preftune.records import CHECKS, Judgement, standing
 
 UNFINISHED = "unfinished.json"
@@ -51,10 +51,12 @@ class Heard:
     def lines(self) -> list[str]:
         """Return it as lines for a person."""
         told = by_kind(self.words) or "none"
+        said = f"{counted(self.judgements, 'judgements')} of {counted(self.raters, 'raters')}"
+        learned = f"{counted(self.prompts, 'prompts have')} what this loss learns from"
         return [
-            f"From {self.since:%Y-%m-%d %H:%M} to {self.until:%Y-%m-%d %H:%M} UTC: {self.judgements} judgements of {self.raters} raters.",
+            f"From {self.since:%Y-%m-%d %H:%M} to {self.until:%Y-%m-%d %H:%M} UTC: {said}.",
             f"Of users of a served model: {told}.",
-            f"They give {self.pairs} pairs and {self.thumbs} thumbs; {self.prompts} prompts have what this loss learns from.",
+            f"They give {counted(self.pairs, 'pairs')} and {counted(self.thumbs, 'thumbs')}; {learned}.",
         ]
 
 
@@ -86,9 +88,14 @@ class Plan:
         if self.heard.prompts >= self.least:
             return None
         kind = "a thumb" if self.loss == "kto" else "a preference"
-        also = f" There are {self.heard.thumbs} thumbs: loss=kto learns from them." if self.loss != "kto" and self.heard.thumbs else ""
+        also = (
+            f" There are thumbs, too ({self.heard.thumbs:,}): loss=kto learns from them."
+            if self.loss != "kto" and self.heard.thumbs
+            else ""
+        )
+        heard = counted(self.heard.prompts, "prompts")
         return (
-            f"{self.heard.prompts} prompts with {kind} came since {self.heard.since:%Y-%m-%d %H:%M}, and {self.least} are the least: "
+            f"{heard} with {kind} came since {self.heard.since:%Y-%m-%d %H:%M}, and {self.least} are the least: "
             f"on fewer, a share has an interval of more than 20 points either way, so nobody could tell what was won.{also}"
         )
 
@@ -98,7 +105,7 @@ class Plan:
         held = round(self.held_out * self.heard.prompts)
         return [
             *self.heard.lines(),
-            f"Start: {self.start}. Judged by: {told}. About {held} prompts are held out.",
+            f"Start: {self.start}. Judged by: {told}. About {counted(held, 'prompts are')} held out.",
             self.too_little or "Enough to begin.",
         ]
 
@@ -228,8 +235,8 @@ def changes(facts: dict[str, Any], last: dict[str, Any] | None) -> list[str]:
         found = of["measured"][key]
         return f"{found['value']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})" if found else "not measured"
 
-    heard = facts["heard"]
-    lines = [f"New: {heard['judgements']} judgements of {heard['raters']} raters, {heard['pairs']} pairs, {heard['thumbs']} thumbs."]
+    judgements, raters, pairs, thumbs = (counted(facts["heard"][what], what) for what in ("judgements", "raters", "pairs", "thumbs"))
+    lines = [f"New: {judgements} of {raters}, {pairs}, {thumbs}."]
     for name, key in (
         ("style against the base", "style_gain"),
         ("win rate against the base", "win_rate"),

@@ -74,6 +74,24 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+_OF_ONE = {"are": "is", "were": "was", "have": "has", "compare": "compares", "give": "gives", "leave": "leaves", "seem": "seems",
+           "stand": "stands", "stay": "stays"}  # fmt: skip
+
+
+def counted(count: int, words: str) -> str:
+    """Return a count with what is counted: "1,200 rows", "1 row", "1 pair has".
+
+    words: in the plural. For one, the first plural before any comma or colon loses its s, and the verbs there follow it.
+    """
+    if count != 1:
+        return f"{count:,} {words}"
+    head = words[: min(at for at in (words.find(","), words.find(":"), len(words)) if at >= 0)]
+    parts = head.split(" ")
+    noun = next((place for place, word in enumerate(parts) if word.endswith("s")), None)  # none in a unit such as KiB
+    one = [word.removesuffix("s") if place == noun else _OF_ONE.get(word, word) for place, word in enumerate(parts)]
+    return " ".join(["1", *one]) + words[len(head) :]
+
+
 def describe_metrics(metrics: dict[str, float]) -> str:
     """Return "loss 0.412, accuracy 0.87" for the metrics of the last step."""
     return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in metrics.items())
@@ -98,7 +116,7 @@ class Lines:
         """Open a stage; its last line is written only when it ends well."""
         task = _LineTask(self, name, total, unit, done)
         begun = f", {done} done before" if done else ""
-        self.note(f"{name}: {total} {unit}{begun}" if total is not None else f"{name}: started{begun}")
+        self.note(f"{name}: {counted(total, unit)}{begun}" if total is not None else f"{name}: started{begun}")
         yield task
         task.finish()
 
@@ -126,7 +144,7 @@ class _LineTask:
     def finish(self) -> None:
         spent = duration(self.lines.clock() - self.started)
         tail = f" ({describe_metrics(self.metrics)})" if self.metrics else ""
-        self.lines.note(f"{self.name}: done, {self.done} {self.unit} in {spent}{tail}")
+        self.lines.note(f"{self.name}: done, {counted(self.done, self.unit)} in {spent}{tail}")
 
     def _line(self) -> str:
         parts = [f"{self.name}: {self.done}{f'/{self.total}' if self.total is not None else ''} {self.unit}"]
@@ -206,7 +224,7 @@ class _BarTask:
 
     def finish(self) -> None:
         tail = f" ({describe_metrics(self.metrics)})" if self.metrics else ""
-        self.note(f"done, {self.done} {self.unit} in {duration(time.monotonic() - self.started)}{tail}")
+        self.note(f"done, {counted(self.done, self.unit)} in {duration(time.monotonic() - self.started)}{tail}")
 
 
 def for_terminal() -> Progress:

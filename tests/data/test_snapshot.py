@@ -316,7 +316,7 @@ def test_nothing_to_learn_or_nothing_on_one_side_is_refused(store: Store, tmp_pa
         snapshot(store, tmp_path / "o")
     add(store, *(pair(sentence(0), "good", f"bad {n}") for n in range(7)))
     with pytest.raises(
-        DataError, match=r"none of the 7 pairs \(1 groups of near-duplicate prompts\) is held out, so nothing could be measured"
+        DataError, match=r"none of the 7 pairs \(1 group of near-duplicate prompts\) is held out, so nothing could be measured"
     ):
         snapshot(store, tmp_path / "o", held_out=1e-9)
     with pytest.raises(DataError, match="is left to train on"):

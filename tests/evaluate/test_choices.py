@@ -50,7 +50,7 @@ def test_bad_rows_are_set_aside_with_line_and_reason_and_the_good_ones_kept(tmp_
 
 
 def test_a_file_without_two_good_rows_is_refused_with_the_first_reason(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there are 1 rows to be used in it; line 2: this is no JSON"):
+    with pytest.raises(DataError, match="it has 1 row that can be used, and two are the least; line 2: this is no JSON"):
         read_choices(written(tmp_path, GOOD, "{"))
     with pytest.raises(DataError, match="the file cannot be read"):
         read_choices(tmp_path / "none.jsonl")

@@ -57,7 +57,7 @@ def test_what_a_run_was_too_short_to_look_for_is_not_said_to_be_looked_for():
 def test_facts_are_in_words():
     made = story("dpo", [DPO])
     told = {fact.name: str(fact.value) for fact in data_facts(made, Sources(made))}
-    assert "orders of three and more" in told["Learned from"]
+    assert "1 order of three and more" in told["Learned from"]
     assert "memory 23.5 GiB" in told["Hardware"]
 
 

@@ -267,7 +267,7 @@ def test_the_card_holds_the_numbers_of_the_evaluation(project, adapter_run, eval
         "| prose | 60 | 1.0123 | 1.0145 | -0.50 % | -0.31 % | 1.00 % | kept |",
         "| functions | 40 |",
         "The gate passed.",
-        "| 3 pairs, 1 demonstrations | 4 pairs, 5 prompts | 6 pairs (nearly alike) |",  # the snapshot's counts
+        "| 3 pairs, 1 demonstration | 4 pairs, 5 prompts | 6 pairs (nearly alike) |",  # the snapshot's counts
         "| steps | 41 |",
         "| time | 1 min 15 s |",
         "| left out | 2 longer than 2,048 tokens |",

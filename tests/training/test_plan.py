@@ -284,7 +284,7 @@ def test_the_plan_in_words(plan):
     lines = plan(before=GROUPS).lines()
     assert lines[0] == "sft: 2 examples; left out: 3 longer than 60 tokens"
     assert lines[1] == "10 tokens a pass, 29% padding, 2 prompt tokens saved by sharing"
-    assert lines[2].startswith("1 steps, ")
+    assert lines[2].startswith("1 step, ")
     assert lines[3] == "about 0.4 GiB of memory and 8 s, after 2 s for the reference"
 
 

@@ -65,7 +65,7 @@ def test_nothing_to_compare_is_said_and_nothing_is_stored(team):
         add_comparison(team.store, team.settings, "a", "b", asked, [("x", "x")])
     with pytest.raises(DataError, match="A and B are both a"):
         add_comparison(team.store, team.settings, "a", "a", asked, [("x", "y")])
-    with pytest.raises(DataError, match="1 prompts have an empty answer"):
+    with pytest.raises(DataError, match="1 prompt has an empty answer"):
         add_comparison(team.store, team.settings, "a", "b", asked, [("x", " ")])
     assert team.store.counts()["prompts"] == 0
 

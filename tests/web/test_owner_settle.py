@@ -144,7 +144,7 @@ def test_the_word_can_be_changed_taken_back_and_said_again(team: Team):
     ("fields", "sentence"),
     [
         ({}, "0 answers have a place; it takes 2 to 9"),
-        ({"place_A": "1"}, "1 answers have a place"),
+        ({"place_A": "1"}, "1 answer has a place"),
         ({"place_A": "1", "place_B": "99"}, "is not a number from 1 to 9"),
         ({"place_A": "1", "place_B": "2", "good_A": "1", "all_bad": "1"}, "and so is that none is"),
         ({"place_A": "1", "place_B": "2", "rationale": "x" * 20_001}, "the reason has 20,001 characters"),

@@ -411,7 +411,7 @@ def test_long_answers_say_how_much_is_folded_away_and_short_ones_that_nothing_is
     browser.get("/")
     page = browser.send("/next")
     assert f"{200 - render.FOLD_LINES} of 200 lines are folded away." in page.words
-    assert "All 1 lines are shown." in page.words
+    assert "The one line is shown." in page.words
     assert "line 199" in page.words
 
 

@@ -70,6 +70,11 @@ class DawidSkene:
         return found
 
 
+def all_undecided(compared: int) -> str:
+    """Return what is said where so many comparisons show no preference."""
+    return f"all {compared:,} comparisons are ties or even splits" if compared > 1 else "the one comparison is a tie or an even split"
+
+
 def by_votes(judgements: Iterable[Judgement], weights: Mapping[str, float] | None = None) -> list[Preference]:
     """Return the preferences that the judgements on one prompt give by majority.
 

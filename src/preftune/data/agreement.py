@@ -20,6 +20,7 @@ from preftune.data.cycles import CycleReport, find_cycles
 from preftune.data.habits import Gold, Retest, TieRate, Times, gold_accuracy, retest, tie_rates, times
 from preftune.data.intervals import Estimate, Share, Z, clustered_share, jackknife
 from preftune.data.position import Position, position_bias
+from preftune.progress import counted
 from preftune.records import Judgement
 
 MIN_TWOS = 30  # below this a coefficient corrected for chance says next to nothing
@@ -105,7 +106,8 @@ class Agreement:
     def lines(self) -> list[str]:
         """Return what was measured as lines for a person."""
         shared = f"{self.pairwise.twos:,} of them by two raters or more"
-        found = [f"{self.judgements:,} judgements by {self.raters:,} raters on {self.twos:,} twos of answers, {shared}"]
+        twos = counted(self.twos, "twos of answers")
+        found = [f"{counted(self.judgements, 'judgements')} by {counted(self.raters, 'raters')} on {twos}, {shared}"]
         if self.pairwise.strict:
             found.append(f"two raters agree, ties left out: {self.pairwise.strict}")
         if self.pairwise.with_ties:

@@ -25,11 +25,10 @@ from typing import IO, Any
 
 from preftune.data.aggregate import thumbs_from
 from preftune.data.formats.canonical import DEMONSTRATION, JUDGEMENT, PROMPT
-from preftune.data.import_report import counted
 from preftune.data.store import Store, pairs_from
 from preftune.errors import DataError
 from preftune.manifest import disk_errors
-from preftune.progress import Progress, Silent
+from preftune.progress import Progress, Silent, counted
 from preftune.records import (
     CHECKS,
     Candidate,
@@ -73,7 +72,7 @@ class ExportReport:
         """Return the report as lines for a person."""
         where = f"{self.path}: " if self.path else ""
         lines = [f"{where}{counted(self.rows, 'rows')} ({self.format}) from {counted(self.judgements, 'judgements')}"]
-        lines += [f"  {count:,} {what}" for what, count in self.left_out.items()]
+        lines += [f"  {counted(count, what)}" for what, count in self.left_out.items()]
         return [*lines, self.hint] if self.hint else lines
 
 

@@ -22,6 +22,7 @@ from preftune.data import tables
 from preftune.data.feedback import by_kind, rows_since
 from preftune.data.sequential import Verdict, verdict
 from preftune.data.store import CHUNK, Store, judgement_from_row
+from preftune.progress import counted
 from preftune.records import Judgement, pairs_of
 
 
@@ -147,11 +148,11 @@ class Overview:
         if not total:
             return ["No feedback yet. Next: preftune serve PATH"]
         told = by_kind(self.words)
-        lines = [f"{total} words of {self.raters} users stand: {told}."]
+        lines = [f"{counted(total, 'words')} of {counted(self.raters, 'users')} {'stands' if total == 1 else 'stand'}: {told}."]
         if self.expired:
-            lines.append(f"{self.expired} have expired. Delete them: preftune feedback --delete-expired")
+            lines.append(f"{counted(self.expired, 'have')} expired. Delete them: preftune feedback --delete-expired")
         for one in self.splits:
-            parts = "; ".join(f"{t.model}: {t.up} up, {t.down} down, {t.users} users" for t in (one.a, one.b))
+            parts = "; ".join(f"{t.model}: {t.up} up, {t.down} down, {counted(t.users, 'users')}" for t in (one.a, one.b))
             lines.append(f"Split. {one.says} ({parts})")
         return [*lines, *(f"Side by side. {one.says}" for one in self.sides)]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from preftune.data.formats.rows import Row, SetAside
 from preftune.data.store import KINDS
+from preftune.progress import counted
 from preftune.records import Judgement
 
 SHOWN_CHARACTERS = 200
@@ -79,7 +80,7 @@ class ImportReport:
             more = ", …" if count > SHOWN_LINES else ""
             lines.append(f"  {count:,} set aside: {reason} ({'line' if count == 1 else 'lines'} {shown}{more})")
         lines += [f"  {count:,} × {note}" for note, count in sorted(self.notes.items(), key=lambda item: -item[1])]
-        lines += [f"  {counted(n, 'rows')} {'has' if n == 1 else 'have'} a key that is not used: {key}" for key, n in self.unused.items()]
+        lines += [f"  {counted(n, 'rows have')} a key that is not used: {key}" for key, n in self.unused.items()]
         if self.columns:
             lines.append(f"  columns: {', '.join(f'{ours} = {name}' for ours, name in self.columns.items())} (--map says otherwise)")
         if self.set_aside_file:
@@ -88,11 +89,6 @@ class ImportReport:
             lines.append(f"Direction: {self.direction}")
             lines += ["The first of them, so that you can see that better and worse are the right way round:", *self.examples]
         return lines
-
-
-def counted(count: int, nouns: str) -> str:
-    """Return a count with its noun, given in the plural: "1 row", "1,200 rows"."""
-    return f"{count:,} {nouns.removesuffix('s') if count == 1 else nouns}"
 
 
 def _tally(counts: dict[str, int], key: str) -> str:

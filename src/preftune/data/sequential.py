@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from preftune.progress import counted
+
 ALPHA = 0.05
 STAKES = (np.arange(32) + 0.5) / 32  # parts of the largest stake that cannot ruin, all alike likely, in both directions
 GRID = np.linspace(0.0005, 0.9995, 1000)
@@ -46,14 +48,14 @@ class Verdict:
         return self.wins + self.ties + self.losses
 
     def __str__(self) -> str:
-        seen = f"{self.wins} for A, {self.losses} for B, {self.ties} ties"
+        seen = f"{self.wins} for A, {self.losses} for B, {counted(self.ties, 'ties')}"
         if self.preferred:
             return f"stop: {self.preferred} is preferred ({seen})"
         if not self.n:
             return "cannot tell yet: nothing has been judged"
         if self.more is None:
             return f"cannot tell ({seen}): as it goes, no number of judgements that one could ask for would tell"
-        return f"cannot tell yet ({seen}): about {self.more:,} more judgements if it goes on so"
+        return f"cannot tell yet ({seen}): about {counted(self.more, 'more judgements')} if it goes on so"
 
 
 def log_wealth(wins: float, ties: float, losses: float, mean: Floats | float) -> Floats:

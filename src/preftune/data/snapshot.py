@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from preftune.data import rows
+from preftune.data.aggregate import all_undecided
 from preftune.data.filters import Filters, SizeLimit
 from preftune.data.formats import Row, SetAside, read
 from preftune.data.rows import Rows
@@ -26,6 +27,7 @@ from preftune.data.splits import Split, split_by_hash, split_by_list
 from preftune.data.store import Store
 from preftune.errors import DataError
 from preftune.manifest import MANIFEST, begin, folder_id, hash_file, read_manifest
+from preftune.progress import counted
 from preftune.records import KWise, Message, Pair, Prompt, Record, Thumb, Tie
 
 KIND = "snapshot"
@@ -192,13 +194,13 @@ def _check_sides(counts: Counts, split: Split, where: str, *, held_out_pairs_nee
         raise DataError(f"everything that could be learned was left out ({why})", where, "Filter less.")
     if not total and counts.votes.compared:
         raise DataError(
-            f"all {counts.votes.compared:,} comparisons are ties or even splits, so there is nothing to learn",
+            f"{all_undecided(counts.votes.compared)}, so there is nothing to learn",
             where,
             "Collect strict preferences, or look at preftune check.",
         )
     if not total:
         raise DataError("there are no judgements and no demonstrations, so there is nothing to learn", where, "Import some first.")
-    what = f"{total:,} {name} ({split.groups:,} groups of near-duplicate prompts)"
+    what = f"{counted(total, name)} ({counted(split.groups, 'groups')} of near-duplicate prompts)"
     fix = "Take another seed or share of held-out groups, or add more prompts."
     if not counts.sides["train"][name]:
         raise DataError(f"none of the {what} is left to train on", where, fix)

@@ -36,7 +36,7 @@ from preftune.evaluate.advise_team import Team, read_team
 from preftune.evaluate.language_model import LanguageModel
 from preftune.evaluate.probe import NUM_FITS
 from preftune.evaluate.probe_features import Featurise, hidden_features, text_features
-from preftune.progress import Progress, Silent
+from preftune.progress import Progress, Silent, counted
 
 if TYPE_CHECKING:
     from preftune.evaluate.subject import Subject
@@ -253,8 +253,9 @@ def _say_what_is_missing(m: Measures) -> None:
 
 
 def _notes(m: Measures) -> Iterator[str]:
-    given = f"{m.judgements:,} judgements by {m.raters:,} rater{'s' * (m.raters != 1)} on {m.prompts:,} prompts give {m.pairs:,} pairs"
-    yield f"{given}; there are {m.demonstrations:,} demonstrations"
+    said = f"{counted(m.judgements, 'judgements')} by {counted(m.raters, 'raters')}"
+    shown = f"there {'is' if m.demonstrations == 1 else 'are'} {counted(m.demonstrations, 'demonstrations')}"
+    yield f"{said} on {counted(m.prompts, 'prompts')} give {counted(m.pairs, 'pairs')}; {shown}"
     if m.agreement and m.ceiling:
         yield (
             f"two raters agree in {percent(m.agreement)} of their strict preferences; if they err alike and apart, a perfect model would "

@@ -13,6 +13,7 @@ from typing import Literal
 
 from preftune.evaluate.advise_measures import Measures, Samples
 from preftune.evaluate.statistics import Estimate
+from preftune.progress import counted
 
 Answer = Literal["prompt first", "SFT", "DPO", "RLHF", "collect more"]
 
@@ -116,7 +117,8 @@ def _demonstrations(m: Measures, *, fewer: bool = False) -> Condition:
 
 
 def _imitable(m: Measures) -> Condition:
-    text = f"{m.imitable:,} prompts have an answer to imitate: a demonstration, a rewrite, or a chosen answer that is not the model's own"
+    prompts = counted(m.imitable, "prompts have")
+    text = f"{prompts} an answer to imitate: a demonstration, a rewrite, or a chosen answer that is not the model's own"
     return Condition(f"{text} (the line is at about {FEW_DEMONSTRATIONS})", _enough(m.imitable, FEW_DEMONSTRATIONS))
 
 
@@ -239,7 +241,7 @@ def _pairs_will_do(m: Measures) -> list[Condition]:
 
 
 def _otherwise(m: Measures) -> list[Condition]:
-    text = f"none of the other answers is supported by {m.pairs:,} pairs and {m.demonstrations:,} demonstrations yet"
+    text = f"none of the other answers is supported by {counted(m.pairs, 'pairs')} and {counted(m.demonstrations, 'demonstrations')} yet"
     return [Condition(text, True)]
 
 

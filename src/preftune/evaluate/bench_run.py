@@ -13,7 +13,7 @@ from preftune.errors import DataError
 from preftune.evaluate.judging import RewardJudge
 from preftune.evaluate.reward_bench import Item, assess, read_items
 from preftune.manifest import MANIFEST, begin, hash_folder, write_json
-from preftune.progress import Progress, Silent
+from preftune.progress import Progress, Silent, counted
 from preftune.records import Prompt
 
 BENCH = "reward_bench.json"
@@ -61,7 +61,7 @@ def bench_lines(result: Mapping[str, Any]) -> list[str]:
     """Return what was found as lines for a person."""
     rows = [f"The reward of {result['reward_model']}: how often the right answer scores highest, with 95 % intervals."]
     for name, found in result["files"].items():
-        rows += ["", f"{name}: {found['items']:,} items"]
+        rows += ["", f"{name}: {counted(found['items'], 'items')}"]
         told = [("all", found["everything"])]
         told += [(f"section {key}", value) for key, value in found["sections"].items()]
         told += [("mean of the above", found["overall"])] if found["overall"] and found["sections"] else []
@@ -78,5 +78,5 @@ def bench_lines(result: Mapping[str, Any]) -> list[str]:
             bars += " It cannot be told from the better of these."
         rows.append(bars)
         if found["unread"]:
-            rows.append(f"  {found['unread']:,} items are longer than it reads, and count in nothing.")
+            rows.append(f"  {counted(found['unread'], 'items are')} longer than it reads, and count in nothing.")
     return rows

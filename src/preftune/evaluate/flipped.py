@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from preftune.progress import counted
+
 FLIPPED = "flipped.md"
 
 
@@ -47,8 +49,8 @@ def flipped_page(items: Sequence[Flipped], model: str) -> str:
     lost = sum(not item.gained for item in items)
     parts = [
         f"# What {model} answers otherwise than its base",
-        f"{lost:,} items were right before and are wrong now, {len(items) - lost:,} the other way round. Some flip by chance in both "
-        "directions; whether more was lost than the margin allows is what the verdict says. Look here for what they have in common.",
+        f"{counted(lost, 'items were right before and are wrong now')}, {len(items) - lost:,} the other way round. Some flip by chance in "
+        "both directions; whether more was lost than the margin allows is what the verdict says. Look here for what they have in common.",
     ]
     for gained, head in ((False, "Lost"), (True, "Gained")):
         mine = [item for item in items if item.gained is gained]
@@ -74,7 +76,7 @@ def retention_lines(folder: Path, evaluation: Mapping[str, Any]) -> list[str]:
         return []
     flipped = verdict["flipped"]
     lost = sum(flip["change"] == "lost" for flip in flipped)
-    told = f"{lost:,} items lost, {len(flipped) - lost:,} gained: read {folder / FLIPPED}" if flipped else "no item flipped"
+    told = f"{counted(lost, 'items')} lost, {len(flipped) - lost:,} gained: read {folder / FLIPPED}" if flipped else "no item flipped"
     return [f"retention: {verdict['overall']}", *(f"  {_line(task)}" for task in verdict["tasks"]), f"  {told}"]
 
 

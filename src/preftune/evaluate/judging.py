@@ -17,7 +17,7 @@ from preftune.errors import ConfigError, DataError
 from preftune.evaluate.contenders import Answers
 from preftune.evaluate.orders import Verdict, settle
 from preftune.manifest import MANIFEST, hash_file, hash_folder, read_manifest
-from preftune.progress import Progress
+from preftune.progress import Progress, counted
 from preftune.records import Candidate, Judgement, Prompt, pairs_of, standing
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class RewardJudge:
             self._known[answers.name] = [self._cut(s, done) for s, done in zip(found, answers.finished, strict=True)]
             cut = sum(not done for done in answers.finished)
             if cut:
-                self.notes.append(f"{cut} answers of {answers.name} were cut at the limit")
+                self.notes.append(f"{counted(cut, 'answers')} of {answers.name} were cut at the limit")
         return self._known[answers.name]
 
     def _cut(self, score: float | None, finished: bool) -> float | None:

@@ -27,6 +27,7 @@ from preftune.evaluate.story import (
     verdict_of,
 )
 from preftune.evaluate.wording import NONE, Unit, duration, full, gib, interval, listed, plain
+from preftune.progress import counted
 
 TASK_NAMES = {"facts": "Python facts", "prose": "Neutral prose", "code": "Neutral code", "functions": "Functions against tests"}
 
@@ -175,7 +176,7 @@ def _snapshot_facts(story: Story, sources: Sources) -> Iterator[Fact]:
     counts = story.snapshot.get("counts", {})
     for side, label in (("train", "Learned from"), ("held_out", "Held out"), ("dropped", "Left out")):
         parts = [
-            f"{value:,} {'orders of three and more' if part == 'kwise' else part}"
+            counted(value, "orders of three and more" if part == "kwise" else part)
             for part, value in counts.get(side, {}).items()
             if isinstance(value, int)
         ]
@@ -187,9 +188,8 @@ def _snapshot_facts(story: Story, sources: Sources) -> Iterator[Fact]:
             yield Fact(label, sources.cite(text, "snapshot", f"counts.{side}"))
     if "groups" in story.snapshot:
         alike = number(story.snapshot.get("grouped_prompts")) or 0
-        text = (
-            f"{alike:,.0f} prompts are nearly alike another; {story.snapshot['groups']:,} groups, none split between training and held-out"
-        )
+        groups = counted(story.snapshot["groups"], "groups")
+        text = f"{counted(round(alike), 'prompts are')} nearly alike another; {groups}, none split between training and held-out"
         yield Fact("Near-duplicates", sources.cite(text, "snapshot", "groups"))
     votes = story.snapshot.get("votes", {})
     if votes:
@@ -200,7 +200,7 @@ def _snapshot_facts(story: Story, sources: Sources) -> Iterator[Fact]:
             "contradictions": "contradictions",
             "superseded": "undone",
         }
-        parts = [f"{votes[key]:,} {label}" for key, label in names.items() if isinstance(votes.get(key), int)]
+        parts = [counted(votes[key], label) for key, label in names.items() if isinstance(votes.get(key), int)]
         yield Fact("Judgements", sources.cite(listed(parts), "snapshot", "votes.judgements"))
 
 
@@ -211,7 +211,7 @@ def _run_facts(story: Story, sources: Sources) -> Iterator[Fact]:
         left_out = data.get("left_out") or {}
         parts = [f"{value:,} left out: {reason}" for reason, value in left_out.items()] or (["nothing left out"] if data else [])
         if data.get("turns_dropped"):
-            parts.append(f"{data['turns_dropped']:,} oldest turns dropped from prompts")
+            parts.append(f"{counted(data['turns_dropped'], 'oldest turns')} dropped from prompts")
         text = Markup("{}").format(sources.cite("; ".join(parts) or "no counts", f"run-{name}", "data.left_out"))
         seed = manifest.get("config", {}).get("seed")
         if seed is not None:

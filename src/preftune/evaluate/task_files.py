@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from preftune.errors import DataError
 from preftune.evaluate.json_lines import numbered_lines
+from preftune.progress import counted
 
 Item = TypeVar("Item")
 
@@ -43,7 +44,11 @@ def read_items(path: Path, read: Callable[[dict[str, Any], int], Item | None]) -
             items.append(item)
     if len(items) < 2:
         why = f"; {set_aside[0]}" if set_aside else ""
-        raise DataError(f"there are {len(items)} rows to be used in it{why}", str(path), "See docs/retention.md for its form.")
+        raise DataError(
+            f"it has {counted(len(items), 'rows')} that can be used, and two are the least{why}",
+            str(path),
+            "See docs/retention.md for its form.",
+        )
     return items, set_aside
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from preftune.evaluate.wording import NONE
+from preftune.progress import counted
 
 MINUS = "−"
 LETTERS = [chr(ord("A") + place) for place in range(26)]
@@ -14,7 +15,7 @@ LETTERS = [chr(ord("A") + place) for place in range(26)]
 def said_beforehand(told: Mapping[str, Any]) -> str:
     """Return what so many prompts can tell, said before anything is judged."""
     prompts, found = told["prompts"], told["finds"]
-    start = f"{prompts:,} prompts: "
+    start = f"{counted(prompts, 'prompts')}: "
     start += f"a true win rate of {100 * found:.1f} % or more is found four times of five" if found else "too few to find any difference"
     return f"{start}. (55 % takes {told['for_55']:,}, 60 % takes {told['for_60']:,}; ties save some.)"
 
@@ -31,7 +32,7 @@ def lines(result: Mapping[str, Any]) -> list[str]:
             found += ["", *_board(result["leaderboard"], letters)]
         found += [f"Note: {note}." for note in result["notes"]]
     elif len(letters) > 1:
-        found += [f"{result['prompts']:,} prompts. No judge was named, so there is no win rate: give --judge."]
+        found += [f"{counted(result['prompts'], 'prompts')}. No judge was named, so there is no win rate: give --judge."]
     if result["drift"]:
         found += ["", *_drift(result["drift"], letters)]
     return found
@@ -40,7 +41,7 @@ def lines(result: Mapping[str, Any]) -> list[str]:
 def _pair(pair: Mapping[str, Any], a: str, b: str, *, many: bool) -> list[str]:
     counts = f"{pair['wins']:,} won, {pair['ties']:,} tied, {pair['losses']:,} lost"
     if pair["verdicts"] != pair["prompts"]:
-        counts += f" ({pair['verdicts']:,} verdicts)"
+        counts += f" ({counted(pair['verdicts'], 'verdicts')})"
     paired = f"exact paired test p = {_p(pair['p_value'])}" + (f", corrected {_p(pair['p_adjusted'])}" if many else "")
     rows = [
         f"{a} against {b}",
@@ -48,7 +49,7 @@ def _pair(pair: Mapping[str, Any], a: str, b: str, *, many: bool) -> list[str]:
         _equal_length(pair["length_controlled"], a),
     ]
     if pair["alike"]:
-        rows.append(f"  alike            {pair['alike']:,} prompts are answered with the same text, and count as ties")
+        rows.append(f"  alike            {counted(pair['alike'], 'prompts are')} answered with the same text, and count as ties")
     if pair["unread"]:
         rows.append(f"  no verdict       {pair['unread']:,} of {pair['prompts'] + pair['unread']:,}, left out above")
     if pair["orders"]:
@@ -77,7 +78,7 @@ def _orders(found: Mapping[str, Any]) -> list[str]:
 
 def _people(found: Mapping[str, Any]) -> str:
     kappa = found["kappa"]
-    row = f"  as people say    {_share(found['agreement'])}  on {kappa['n']:,} prompts"
+    row = f"  as people say    {_share(found['agreement'])}  on {counted(kappa['n'], 'prompts')}"
     if not found["told"]:
         return f"{row}; too few, or too much alike, for a coefficient"
     return f"{row}; Cohen's kappa {kappa['value']:.2f} ({kappa['low']:.2f} to {kappa['high']:.2f})"
@@ -86,7 +87,7 @@ def _people(found: Mapping[str, Any]) -> str:
 def _verdict(pair: Mapping[str, Any], a: str, b: str) -> str:
     if pair["said"] != "cannot tell":
         return f"{a if pair['said'] == 'A' else b} is better."
-    more = f" If it goes on so, {pair['would_take']:,} prompts would tell." if pair["would_take"] else ""
+    more = f" If it goes on so, {counted(pair['would_take'], 'prompts')} would tell." if pair["would_take"] else ""
     return f"Cannot tell which is better.{more}"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from preftune.progress import duration
+from preftune.progress import counted, duration
 from preftune.release.gate import Gate, change, nats, percent, points
 from preftune.release.provenance import Manifest, Origin
 
@@ -197,9 +197,11 @@ def _data(chain: Origin) -> str:
         assert snapshot.manifest is not None
         counts = snapshot.manifest["counts"]
         train, held_out, dropped = counts["train"], counts["held_out"], counts["dropped"]
-        left_out = f"{dropped['pairs']:,} pairs ({dropped['reason']})" if dropped["pairs"] else "none"
-        learned = f"{train['pairs']:,} pairs, {train['demonstrations']:,} demonstrations"
-        rows.append((f"`{snapshot.hash}`", learned, f"{held_out['pairs']:,} pairs, {held_out['prompts']:,} prompts", left_out))
+        left_out = f"{counted(dropped['pairs'], 'pairs')} ({dropped['reason']})" if dropped["pairs"] else "none"
+        learned = f"{counted(train['pairs'], 'pairs')}, {counted(train['demonstrations'], 'demonstrations')}"
+        rows.append(
+            (f"`{snapshot.hash}`", learned, f"{counted(held_out['pairs'], 'pairs')}, {counted(held_out['prompts'], 'prompts')}", left_out)
+        )
     if not rows:
         return "## Data\n\nThe snapshot that it learned from is not there any more."
     split = "Prompts that are nearly alike are never on both sides."
@@ -282,7 +284,9 @@ def _way_back(chain: Origin, release_id: str, evaluation_id: str) -> str:
         lines.append(f"- {origin.role}: {_called(origin)}{trouble}")
         if origin.prompt_ids and origin.manifest:
             store = origin.manifest["inputs"]["store"]
-            lines.append(f"- store `{store}`: the judgements on {len(origin.prompt_ids):,} prompts, by their ids in `provenance.json`")
+            lines.append(
+                f"- store `{store}`: the judgements on {counted(len(origin.prompt_ids), 'prompts')}, by their ids in `provenance.json`"
+            )
     told = "From this release back to the rows of the store; `provenance.json` holds the manifests and the ids of the prompts."
     return f"## Where it comes from\n\n{told}\n\n" + "\n".join(lines)
 

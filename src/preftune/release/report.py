@@ -25,6 +25,7 @@ from preftune.evaluate.projects import (
 )
 from preftune.evaluate.report import Story, story_of, write_beside, write_report
 from preftune.manifest import MANIFEST, read_manifest
+from preftune.progress import counted
 from preftune.release.gate import judge
 from preftune.web.comparing import comparisons
 
@@ -87,7 +88,7 @@ def _told_by(store: str) -> dict[str, list[str]]:
         with Store.open(store) as opened:
             counts = opened.counts()
             raters, last, picked_by = _words(opened)
-            blind = [f"{one.a} (A) against {one.b} (B), {one.items} prompts: {one.verdict}" for one in comparisons(opened)]
+            blind = [f"{one.a} (A) against {one.b} (B), {counted(one.items, 'prompts')}: {one.verdict}" for one in comparisons(opened)]
     except PreftuneError as error:
         return {"The store": [str(error)]}
     told = {"The store": [", ".join(f"{count:,} {name}" for name, count in counts.items())]}

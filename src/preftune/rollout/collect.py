@@ -25,7 +25,7 @@ from preftune.data.remote import Endpoint, RemoteError, Reply
 from preftune.data.similarity import same_answer
 from preftune.data.store import Store
 from preftune.errors import ConfigError, DataError
-from preftune.progress import Progress, Silent, Task
+from preftune.progress import Progress, Silent, Task, counted
 from preftune.records import Candidate, Prompt, content_id
 from preftune.rollout.sources import LocalModel, Outcome, SampleSettings, ServedModel, Source, Wish
 
@@ -64,7 +64,7 @@ class SampleReport:
     def lines(self, max_new_tokens: int) -> list[str]:
         """Return the report as lines for a person."""
         from_each = ", ".join(f"{count:,} from {name}" for name, count in self.sources.items())
-        lines = [f"{self.prompts:,} prompts: {self.new:,} new candidates{f' ({from_each})' if from_each else ''}"]
+        lines = [f"{counted(self.prompts, 'prompts')}: {counted(self.new, 'new candidates')}{f' ({from_each})' if from_each else ''}"]
         told = {
             "prompts had all their candidates already": self.complete,
             "answers were nearly alike another one, and thrown away": self.duplicates,
@@ -75,7 +75,7 @@ class SampleReport:
             "rows of the file could not be used": self.set_aside,
             f"answers failed, the last one so: {self.last_error}": self.failed,
         }
-        return lines + [f"  {count:,} {what}" for what, count in told.items() if count]
+        return lines + [f"  {counted(count, what)}" for what, count in told.items() if count]
 
 
 @dataclass

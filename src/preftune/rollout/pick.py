@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from preftune.data.store import Store
 from preftune.errors import DataError, ModelError
-from preftune.progress import Progress, Silent
+from preftune.progress import Progress, Silent, counted
 from preftune.records import Candidate, Judgement, Prompt, standing
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ class PickReport:
             "candidates were cut by the limit, and left out": self.cut,
             "candidates are longer than the reward can read, and left out": self.too_long,
         }
-        lines = [f"{self.prompts:,} prompts: {self.picked:,} best and worst picked by {self.rater}"]
-        return lines + [f"  {count:,} {what}" for what, count in told.items() if count]
+        lines = [f"{counted(self.prompts, 'prompts')}: {self.picked:,} best and worst picked by {self.rater}"]
+        return lines + [f"  {counted(count, what)}" for what, count in told.items() if count]
 
 
 def pick(store: Store | Path | str, run: Path, *, sources: Sequence[str] = (), progress: Progress | None = None) -> PickReport:

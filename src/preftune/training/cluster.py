@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from preftune.progress import duration
+from preftune.progress import counted, duration
 from preftune.training.hardware import GIB, GPU, SPARE, Shape, forward_flops
 
 Stage = Literal["sft", "reward", "dpo", "ppo", "rloo", "grpo"]
@@ -139,7 +139,7 @@ class ClusterPlan:
         lines = [
             f"{self.stage} of {self.model} ({self.parameters / 1e9:.2f} billion weights) on {self.gpus} × {self.gpu}",
             f"memory: about {self.memory_gib:.1f} of {self.limit_gib:.1f} GiB a GPU ({held})",
-            f"time: {self.steps:,} steps of {self.tokens_a_step:,} tokens, about {self.seconds_a_step:.3g} s each ({took})",
+            f"time: {counted(self.steps, 'steps')} of {self.tokens_a_step:,} tokens, about {self.seconds_a_step:.3g} s each ({took})",
             f"about {duration(self.hours * 3600)} in all{before}, {self.hours * self.gpus:.1f} GPU hours"
             + ("" if self.cost is None else f", {self.cost:,.2f} at the price given"),
             "Worked out from published peaks and assumed shares of them; we have not measured a GPU. A run itself measures and plans anew.",

@@ -15,7 +15,7 @@ from preftune.models.load import CHUNK_TOKENS, device_of, freed_memory_is_kept, 
 from preftune.models.recompute import one_layer_kept
 from preftune.parallel import world
 from preftune.parallel.shard import held_bytes, local
-from preftune.progress import duration
+from preftune.progress import counted, duration
 from preftune.training.hardware import GIB, SPARE, forward_flops
 from preftune.training.loop import SAVE_EVERY_SECONDS
 from preftune.training.measure import forward_seconds, kept_for_backward, training_cost, update_seconds
@@ -63,10 +63,11 @@ class Plan:
         """Return the plan in words."""
         left = "".join(f"; left out: {n} {why}" for why, n in self.left_out.items())
         before = f", after {duration(self.before_seconds)} for the reference" if self.before_seconds else ""
+        saved = counted(self.prompt_tokens_saved, "prompt tokens")
         return [
-            f"{self.stage}: {self.examples:,} examples{left}",
-            f"{self.tokens:,} tokens a pass, {self.padding:.0%} padding, {self.prompt_tokens_saved:,} prompt tokens saved by sharing",
-            f"{self.steps:,} steps, {self.trained_parameters:,} trained parameters",
+            f"{self.stage}: {counted(self.examples, 'examples')}{left}",
+            f"{counted(self.tokens, 'tokens')} a pass, {self.padding:.0%} padding, {saved} saved by sharing",
+            f"{counted(self.steps, 'steps')}, {counted(self.trained_parameters, 'trained parameters')}",
             f"about {self.peak_memory_gib:.1f} GiB of memory and {duration(self.seconds)}{before}",
             *self.warnings(),
         ]

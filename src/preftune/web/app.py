@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from preftune.data.store import Store
 from preftune.errors import PreftuneError
+from preftune.progress import counted
 from preftune.web import auth, guide, keys, live, login, owner, rank, words
 from preftune.web.assign import BadAnswer, Conflict, NotYours
 from preftune.web.contested import Contested
@@ -77,7 +78,7 @@ def _templates() -> Environment:
         loader=FileSystemLoader(HOME / "pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     version = _version()
-    environment.filters.update(duration=words.duration, excerpt=words.excerpt, sentence=words.sentence)
+    environment.filters.update(duration=words.duration, excerpt=words.excerpt, sentence=words.sentence, counted=counted)
     environment.globals.update(
         static=lambda name: f"/static/{version}/{name}", hint=keys.hint, script_table=keys.script_table, letters="ABCDEFGHI"
     )

@@ -17,6 +17,7 @@ from preftune.data import tables
 from preftune.data.sequential import Verdict, verdict
 from preftune.data.store import Store, judgement_from_row
 from preftune.errors import DataError
+from preftune.progress import counted
 from preftune.records import Candidate, Judgement, Prompt, content_id, pairs_of
 from preftune.web.items import Pick, add_items
 from preftune.web.settings import LabelSettings
@@ -60,7 +61,9 @@ def add_comparison(
     name = content_id(COMPARE, a, b, [(prompt.id, *two) for prompt, two in zip(prompts, answers, strict=True)])
     empty = [prompt.text for prompt, two in zip(prompts, answers, strict=True) if not all(text.strip() for text in two)]
     if empty:
-        raise DataError(f"{len(empty)} prompts have an empty answer, first: {empty[0][:80]!r}", "compare", "Leave these prompts out.")
+        raise DataError(
+            f"{counted(len(empty), 'prompts have')} an empty answer, first: {empty[0][:80]!r}", "compare", "Leave these prompts out."
+        )
     picks, candidates, kept = [], [], []
     for prompt, two in zip(prompts, answers, strict=True):
         if two[0] == two[1]:

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, select
 
 from preftune.data import tables
 from preftune.data.store import CHUNK, Store, judgement_from_row
+from preftune.progress import counted
 from preftune.records import SETTLED, Candidate, Judgement, is_settled, standing
 from preftune.web import audit, render
 from preftune.web.answers import MAX_RATIONALE
@@ -134,7 +135,7 @@ def _word(form: dict[str, str], prompt_id: str, letters: dict[str, str], me: str
     ranking = ranking_from_places({candidate: form.get(f"place_{letter}", "") for candidate, letter in letters.items()})
     ranked = sum(map(len, ranking))
     if not 2 <= ranked <= MAX_RANKED:
-        raise ValueError(f"{ranked} answers have a place; it takes 2 to {MAX_RANKED}")
+        raise ValueError(f"{counted(ranked, 'answers have')} a place; it takes 2 to {MAX_RANKED}")
     good = tuple(candidate for candidate, letter in letters.items() if form.get(f"good_{letter}"))
     none = bool(form.get("all_bad"))
     if good and none:

@@ -10,6 +10,7 @@ import math
 from preftune.data.agreement import Agreement
 from preftune.data.habits import GOLD_SURE, GOLD_WANTED
 from preftune.data.intervals import Share
+from preftune.progress import counted
 from preftune.web.figures import Figures
 from preftune.web.forecast import FEWEST_DAYS, WINDOW_DAYS, Forecast
 from preftune.web.progress import Overview
@@ -72,7 +73,8 @@ def progress_words(seen: Overview) -> list[str]:
 
 
 def _forecast_words(ahead: Forecast) -> str:
-    pace = f"{ahead.per_day:.1f} judgements a day ({ahead.per_day_low:.1f} to {ahead.per_day_high:.1f}, over {len(ahead.days)} days)"
+    days = counted(len(ahead.days), "days")
+    pace = f"{ahead.per_day:.1f} judgements a day ({ahead.per_day_low:.1f} to {ahead.per_day_high:.1f}, over {days})"
     latest = "no end can be named at worst" if ahead.latest is None else f"{days_in_words(ahead.latest)} at worst"
     return f"At the present pace, {pace}, that takes {days_in_words(ahead.days_left)}: {days_in_words(ahead.earliest)} at best, {latest}."
 
@@ -202,7 +204,7 @@ def time_words(figures: Figures) -> list[str]:
         return ["No judgement has a time. Those made in this app have one, where the browser runs its script."]
     spread = times.all
     quartiles = f"{spread.p25:.0f} to {spread.p75:.0f} seconds of active time; the median is {spread.p50:.0f} s"
-    found = [f"Half of {spread.n:,} judgements took {quartiles}."]
+    found = [f"Half of {counted(spread.n, 'judgements')} took {quartiles}."]
     fast = sum(map(len, times.too_fast.values()))
     if not fast:
         return [*found, "None was faster than one can read."]

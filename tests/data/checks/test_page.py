@@ -61,5 +61,5 @@ def test_an_empty_store_and_one_with_ties_alone_have_a_page_too(tmp_path) -> Non
         store.add([prompt], candidates, [Judgement(prompt_id=prompt.id, ranking=(tuple(c.id for c in candidates),))])
         tied = write_page(check_store(store), tmp_path / "tied.html").read_text(encoding="utf-8")
     assert "There are no pairs, so there is nothing to learn" in empty
-    assert "All 1 comparisons are ties or even splits" in tied
+    assert "The one comparison is a tie or an even split" in tied
     assert "<svg" not in empty + tied

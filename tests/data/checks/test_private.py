@@ -144,4 +144,4 @@ def test_demonstrations_of_a_store_are_looked_at_too(tmp_path) -> None:
         report = check_store(store)
     assert [str(place) for place in report.private.places] == [f"AWS Access Key in prompt {prompt.id}, demonstration, line 2"]
     assert report.demonstrations == 1
-    assert any("seem to hold what should not be trained on (1 × AWS Access Key)" in problem for problem in report.problems)
+    assert any("1 line seems to hold what should not be trained on (1 × AWS Access Key)" in problem for problem in report.problems)

@@ -47,9 +47,9 @@ def test_every_problem_has_a_sentence() -> None:
     assert [problem.split(" ", 1)[1] for problem in bad.problems] == [
         "pairs are few: expect wide intervals and little effect under 100.",
         "of the pairs are exact duplicates, which count more than once in training.",
-        "twos of answers are preferred both ways. See whether your raters read the guidelines alike.",
-        "pairs have an empty answer. Take them out.",
-        "pairs have two equal answers, from which nothing can be learned. Take them out.",
+        "two of answers is preferred both ways. See whether your raters read the guidelines alike.",
+        "pair has an empty answer. Take them out.",
+        "pair has two equal answers, from which nothing can be learned. Take them out.",
     ]
     assert bad.lines()[-5:] == [f"Problem: {problem}" for problem in bad.problems]
 
@@ -71,7 +71,7 @@ def test_a_leak_between_two_sets_is_counted_also_where_prompts_are_nearly_alike(
     ten = "one two three four five six seven eight nine ten"
     report = check_pairs([pair(ten), pair("quite another thing")], held_out=[pair(ten.upper() + " eleven")])
     assert report.leaked == 1
-    assert report.problems[-1].startswith("1 training prompts are near-duplicates of held-out ones")
+    assert report.problems[-1].startswith("1 training prompt is nearly alike held-out ones")
     assert check_pairs([pair(ten)], held_out=[]).leaked == 0
 
 
@@ -109,12 +109,12 @@ def test_a_stores_check_counts_ties_and_contradictions_that_its_pairs_no_longer_
 
     with Store.create(tmp_path / "s.db") as store:
         store.add([prompt], candidates, [said((a, b), rater="ann")])
-        assert check_store(store).problems[0].startswith("all 1 comparisons are ties or even splits, so there is nothing to learn")
+        assert check_store(store).problems[0].startswith("the one comparison is a tie or an even split, so there is nothing to learn")
         store.add([], [], [said((a,), (c,), rater="ann"), said((a,), (c,), rater="bob"), said((c,), (a,), rater="cem")])
         report = check_store(store)
     assert report.votes is not None
     assert (report.pairs, report.contested, report.contradictions, report.votes.ties) == (1, 1, 1, 1)
-    assert "4 judgements compare 2 twos of answers: 1 ties, 0 even splits" in report.lines()
+    assert "4 judgements compare 2 twos of answers: 1 tie, 0 even splits" in report.lines()
     assert any("preferred both ways" in problem for problem in report.problems)
 
 
@@ -173,7 +173,7 @@ def test_without_names_agreement_is_unknown_and_what_must_be_wrong_is_told(tmp_p
         store.add([prompt], [a, b], both)
         lines = check_store(store).lines()
     assert "no two raters that are named judged the same two answers, so how far they agree is unknown" in lines
-    assert "at least 1 judgements must be wrong, one in each contradiction" in lines
+    assert "at least 1 judgement must be wrong, one in each contradiction" in lines
 
 
 def test_gold_judgements_are_no_data_and_demonstrations_alone_are_no_preference(tmp_path: Path) -> None:
@@ -184,6 +184,4 @@ def test_gold_judgements_are_no_data_and_demonstrations_alone_are_no_preference(
         store.add([prompt], [a, b], [gold], [Demonstration(prompt_id=prompt.id, text="c")])
         report = check_store(store)
     assert report.votes == Votes()
-    assert report.problems == (
-        "there are no pairs, so there is no preference to learn, only 1 demonstrations. Collect strict preferences.",
-    )
+    assert report.problems == ("there are no pairs, so there is no preference to learn, only 1 demonstration. Collect strict preferences.",)

@@ -18,7 +18,7 @@ def test_without_a_tokenizer_it_is_an_estimate_that_says_so() -> None:
     report = check_pairs([pair("x" * 40, "y" * 41, "z"), pair("x" * 40, "y" * 40, "z")], context=20)
     assert report.tokens is not None
     assert (report.tokens.over, report.tokens.estimated, report.tokens.characters_a_token) == (1, True, 4.0)
-    assert "1 pairs are longer than 20 tokens (estimated at 4 characters a token, chat template not counted)" in report.lines()
+    assert "1 pair is longer than 20 tokens (estimated at 4 characters a token, chat template not counted)" in report.lines()
 
 
 def test_a_tokenizer_counts_what_the_transformers_library_counts(tmp_path, tiny_tokenizer) -> None:

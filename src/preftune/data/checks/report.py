@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from preftune.data.aggregate import all_undecided
 from preftune.data.agreement import LabelNoise
 from preftune.data.checks.bias import Bias
 from preftune.data.checks.gather import Private
@@ -13,6 +14,7 @@ from preftune.data.checks.tokens import Tokens
 from preftune.data.checks.votes import Votes
 from preftune.data.cycles import Cycles
 from preftune.data.intervals import Share
+from preftune.progress import counted
 
 FEW_PAIRS = 100
 MANY_DUPLICATES = 0.05
@@ -78,20 +80,21 @@ class DataReport:
 
 
 def _counts(report: DataReport) -> Iterator[str]:
-    yield f"{report.pairs:,} pairs on {report.prompts:,} prompts"
+    yield f"{counted(report.pairs, 'pairs')} on {counted(report.prompts, 'prompts')}"
     if report.demonstrations:
-        yield f"{report.demonstrations:,} demonstrations"
-    yield f"{report.duplicates:,} duplicates, {report.contradictions:,} contradictions, {report.contested:,} contested between raters"
-    yield f"{report.near_duplicates:,} prompts are nearly alike an earlier one; a split keeps them together"
+        yield counted(report.demonstrations, "demonstrations")
+    contradictions = counted(report.contradictions, "contradictions")
+    yield f"{counted(report.duplicates, 'duplicates')}, {contradictions}, {report.contested:,} contested between raters"
+    yield f"{counted(report.near_duplicates, 'prompts are')} nearly alike an earlier one; a split keeps them together"
     yield f"{report.empty:,} with an empty answer, {report.equal:,} with two equal answers, {report.nearly_equal:,} with nearly equal ones"
     if report.leaked is not None:
-        yield f"{report.leaked:,} training prompts are near-duplicates of held-out ones"
+        yield f"{counted(report.leaked, 'training prompts are')} nearly alike held-out ones"
 
 
 def _judging(report: DataReport) -> Iterator[str]:
     if report.votes:
-        undecided = f"{report.votes.ties:,} ties, {report.votes.even_splits:,} even splits"
-        yield f"{report.votes.judgements:,} judgements compare {report.votes.compared:,} twos of answers: {undecided}"
+        undecided = f"{counted(report.votes.ties, 'ties')}, {counted(report.votes.even_splits, 'even splits')}"
+        yield f"{counted(report.votes.judgements, 'judgements compare')} {counted(report.votes.compared, 'twos of answers')}: {undecided}"
         if report.agreement and report.noise:
             noise = report.noise
             yield f"two of {report.raters:,} raters agree in {report.agreement} of the cases, ties left out"
@@ -102,7 +105,7 @@ def _judging(report: DataReport) -> Iterator[str]:
         else:
             yield "no two raters that are named judged the same two answers, so how far they agree is unknown"
             if report.contradictions:
-                yield f"at least {report.contradictions:,} judgements must be wrong, one in each contradiction"
+                yield f"at least {counted(report.contradictions, 'judgements')} must be wrong, one in each contradiction"
     if report.cycles.triples:
         yield f"{report.cycles.cyclic:,} of {report.cycles.triples:,} triples of answers go in a circle (a over b over c over a)"
 
@@ -126,13 +129,13 @@ def _texts(report: DataReport) -> Iterator[str]:
         yield f"{name}: {', '.join(f'{q} {n:,}' for q, n in at.items())} characters"
     if report.tokens:
         tokens = report.tokens
-        yield f"{tokens.over:,} pairs are longer than {tokens.context:,} tokens ({tokens.by}, chat template not counted)"
+        yield f"{counted(tokens.over, 'pairs are')} longer than {tokens.context:,} tokens ({tokens.by}, chat template not counted)"
     if report.languages:
         most = sorted(report.languages.items(), key=lambda item: -item[1])
         shown = ", ".join(f"{name} {count / report.prompts:.1%}" for name, count in most[:SHOWN_LANGUAGES])
         yield f"languages of the prompts, by a guess: {shown}{', …' if len(most) > SHOWN_LANGUAGES else ''}"
     for kind, count in sorted(report.private.counts.items(), key=lambda item: -item[1]):
-        yield f"{count:,} lines seem to hold: {kind}"
+        yield f"{counted(count, 'lines seem')} to hold: {kind}"
     for place in report.private.places[:SHOWN_PLACES]:
         yield f"  {place}"
     if len(report.private.places) > SHOWN_PLACES:
@@ -150,30 +153,35 @@ def problems_of(report: DataReport) -> tuple[str, ...]:
     """Return a sentence for each thing that is wrong with the data: what, how much, and what to do."""
     if not report.pairs:
         undecided = report.votes.compared if report.votes else 0
-        why = f"all {undecided:,} comparisons are ties or even splits" if undecided else "there are no pairs"
-        left = f"no preference to learn, only {report.demonstrations:,} demonstrations" if report.demonstrations else "nothing to learn"
+        why = all_undecided(undecided) if undecided else "there are no pairs"
+        left = (
+            f"no preference to learn, only {counted(report.demonstrations, 'demonstrations')}"
+            if report.demonstrations
+            else "nothing to learn"
+        )
         return (f"{why}, so there is {left}. Collect strict preferences.", *_private_problems(report))
     return (*_pair_problems(report), *_bias_problems(report), *_text_problems(report), *_private_problems(report), *_leaks(report))
 
 
 def _pair_problems(report: DataReport) -> Iterator[str]:
     if report.pairs < FEW_PAIRS:
-        yield f"{report.pairs} pairs are few: expect wide intervals and little effect under {FEW_PAIRS}."
+        yield f"{counted(report.pairs, 'pairs are')} few: expect wide intervals and little effect under {FEW_PAIRS}."
     if report.duplicate_share > MANY_DUPLICATES:
         yield f"{report.duplicate_share:.1%} of the pairs are exact duplicates, which count more than once in training."
     if report.near_duplicates > MANY_NEAR_DUPLICATES * report.prompts:
         yield f"{report.near_duplicates / report.prompts:.1%} of the prompts are nearly alike an earlier one: ask more different things."
     if report.contradictions:
-        yield f"{report.contradictions:,} twos of answers are preferred both ways. See whether your raters read the guidelines alike."
+        twos = counted(report.contradictions, "twos of answers are")
+        yield f"{twos} preferred both ways. See whether your raters read the guidelines alike."
     if report.agreement and report.agreement.high < LOW_AGREEMENT:
         yield f"raters agree in only {report.agreement}, little more than by chance. Sharpen the guidelines before you collect more."
     circles = report.cycles
     if circles.triples >= LEAST_TRIPLES and circles.cyclic > MANY_CIRCLES * circles.triples:
         yield f"{circles.cyclic / circles.triples:.1%} of the triples of answers go in a circle, so there is no one order to learn."
     if report.empty:
-        yield f"{report.empty:,} pairs have an empty answer. Take them out."
+        yield f"{counted(report.empty, 'pairs have')} an empty answer. Take them out."
     if report.equal:
-        yield f"{report.equal:,} pairs have two equal answers, from which nothing can be learned. Take them out."
+        yield f"{counted(report.equal, 'pairs have')} two equal answers, from which nothing can be learned. Take them out."
 
 
 def _bias_problems(report: DataReport) -> Iterator[str]:
@@ -211,7 +219,7 @@ def _text_problems(report: DataReport) -> Iterator[str]:
         yield f"{foreign:,} chosen answers seem to be in another language than the question ({foreign / report.pairs:.1%})."
     if report.tokens and report.tokens.over:
         yield (
-            f"{report.tokens.over:,} pairs are longer than {report.tokens.context:,} tokens ({report.tokens.by}). "
+            f"{counted(report.tokens.over, 'pairs are')} longer than {report.tokens.context:,} tokens ({report.tokens.by}). "
             "In training they lose the prompt's oldest turns, or are left out."
         )
 
@@ -220,9 +228,9 @@ def _private_problems(report: DataReport) -> Iterator[str]:
     total = sum(report.private.counts.values())
     if total:
         kinds = ", ".join(f"{count:,} × {kind}" for kind, count in sorted(report.private.counts.items(), key=lambda item: -item[1]))
-        yield f"{total:,} lines seem to hold what should not be trained on ({kinds}). Look at them, and take out what is real."
+        yield f"{counted(total, 'lines seem')} to hold what should not be trained on ({kinds}). Look at them, and take out what is real."
 
 
 def _leaks(report: DataReport) -> Iterator[str]:
     if report.leaked:
-        yield f"{report.leaked:,} training prompts are near-duplicates of held-out ones, so the evaluation would flatter."
+        yield f"{counted(report.leaked, 'training prompts are')} nearly alike held-out ones, so the evaluation would flatter."

@@ -9,6 +9,7 @@ from difflib import unified_diff
 from typing import Any
 
 from preftune.data.mining.asking import MinedPair
+from preftune.progress import counted
 
 EXAMPLES = 3
 SHOWN_CHARACTERS = 200
@@ -50,19 +51,19 @@ class MiningReport:
         """Return the report as lines for a person."""
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(self.kinds.items()))
         lines = [
-            f"{self.repository} at {self.tip[:12]}: {self.commits:,} commits, {self.commits_used:,} used",
-            f"  {self.pairs:,} pairs from {self.changes:,} changed functions{f' ({kinds})' if kinds else ''}",
-            f"  {self.demonstrations:,} demonstrations",
+            f"{self.repository} at {self.tip[:12]}: {counted(self.commits, 'commits')}, {self.commits_used:,} used",
+            f"  {counted(self.pairs, 'pairs')} from {counted(self.changes, 'changed functions')}{f' ({kinds})' if kinds else ''}",
+            f"  {counted(self.demonstrations, 'demonstrations')}",
         ]
         if self.records:
             new = ", ".join(f"{count:,} {kind}" for kind, count in self.records.items() if count) or "nothing"
             lines.append(f"  {'would be new' if self.dry_run else 'new'}: {new}")
         for what, reasons in (
-            ("commits", self.commits_left_out),
-            ("changed functions", self.changes_left_out),
-            ("functions, as demonstrations,", self.functions_left_out),
+            ("commits left out", self.commits_left_out),
+            ("changed functions left out", self.changes_left_out),
+            ("functions left out as demonstrations", self.functions_left_out),
         ):
-            lines += [f"  {count:,} {what} left out: {reason}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1])]
+            lines += [f"  {counted(count, what)}: {reason}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1])]
         if self.store_made:
             lines.append(f"  made a new store: {self.store_made}")
         if self.written:
