@@ -31,6 +31,13 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """So does what a test leaves behind: libraries loaded in its course, and what is made once for several."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The checkout's root."""

@@ -7,6 +7,7 @@ same folder instead of making a second one.
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -53,8 +54,9 @@ def hash_folder(path: Path) -> str:
     return digest.hexdigest()
 
 
+@functools.cache
 def versions() -> dict[str, str]:
-    """Return the versions of our and the main libraries, read without importing them."""
+    """Return the versions of our and the main libraries, read without importing them; they stay the same while a process lives."""
     from importlib import metadata  # slow to load, and no help needs it
 
     found = {"python": platform.python_version()}
