@@ -82,7 +82,7 @@ def test_a_table_is_imported_by_its_map(capsys):
 
 
 def test_the_cap_on_unpacking_is_a_setting(capsys):
-    Path("rows.jsonl.gz").write_bytes(gzip.compress((json.dumps(PAIR) + "\n").encode() * 20_000))
+    Path("rows.jsonl.gz").write_bytes(gzip.compress((json.dumps(PAIR | {"prompt": "Say hello. " * 100}) + "\n").encode() * 1_000))
     code, _, err = run(capsys, "import", "rows.jsonl.gz", "--store", "s.db", "--max-unpacked-gib", "0.001")
     assert (code, "unpacks to more than 0.001 GiB" in err) == (2, True)
     assert run(capsys, "import", "rows.jsonl.gz", "--store", "s.db")[0] == 0
