@@ -98,7 +98,7 @@ def test_bad_rows_are_set_aside_and_the_good_ones_kept(tmp_path: Path) -> None:
     assert [line.split(":")[0] for line in set_aside] == [f"line {n}" for n in range(3, 9)]
     assert set_aside[0] == "line 3: its task_id T/0 is that of line 1"
     assert 'does not begin the function "f"' in set_aside[3]
-    with pytest.raises(DataError, match="there are 0 rows to be used"):
+    with pytest.raises(DataError, match="it has 0 rows that can be used, and two are the least"):
         read_code_tasks(written(tmp_path, "{"))
 
 

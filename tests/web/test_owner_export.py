@@ -116,7 +116,7 @@ def test_what_a_format_leaves_out_is_told_before(team: Team, format: str):
         assert "3 rows omitted that were taken back or changed, or do so" in text  # the first, the taken one, and what took it back
         assert "3 rows from 6 judgements" in text
     if format in ("trl", "openai", "llamafactory"):
-        assert "1 ratings by aspect omitted" in text
+        assert "1 rating by aspect omitted" in text
     before = audit.last_number(team.store)
     browser.get(f"/owner/export?format={format}")
     assert audit.last_number(team.store) == before  # looking takes nothing out
