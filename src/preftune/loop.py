@@ -230,20 +230,18 @@ def run(plan: Plan, store: str, directory: Path = Path(), *, full: bool = False,
 
 def changes(facts: dict[str, Any], last: dict[str, Any] | None) -> list[str]:
     """Return what a loop heard, won and kept, beside the candidate before, as lines for a person."""
-
-    def told(of: dict[str, Any], key: str) -> str:
-        found = of["measured"][key]
-        return f"{found['value']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})" if found else "not measured"
+    from preftune.release.gate import nats, percent, points
 
     judgements, raters, pairs, thumbs = (counted(facts["heard"][what], what) for what in ("judgements", "raters", "pairs", "thumbs"))
     lines = [f"New: {judgements} of {raters}, {pairs}, {thumbs}."]
-    for name, key in (
-        ("style against the base", "style_gain"),
-        ("win rate against the base", "win_rate"),
-        ("KL from the base, nats", "kl"),
+    for name, key, told in (
+        ("Gain in style over the base", "style_gain", points),
+        ("Win rate against the base", "win_rate", percent),
+        ("KL from the base", "kl", nats),
     ):
-        before = f"; the candidate before: {told(last, key)}" if last else ""
-        lines.append(f"{name[0].upper()}{name[1:]}: {told(facts, key)}{before}.")
+        here, there = (told(of["measured"][key]) if of and of["measured"][key] else "not measured" for of in (facts, last))
+        before = f"; the candidate before: {there}" if last else ""
+        lines.append(f"{name}: {here}{before}.")
     before = f"; the candidate before: {last['retention']}" if last else ""
     lines.append(f"Retention: {facts['retention'] or 'not measured'}{before}.")
     if facts["release"]:

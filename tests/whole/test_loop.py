@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -115,6 +116,7 @@ def test_the_loop_goes_round_is_refused_honestly_and_goes_on_where_it_was(projec
     assert found.release is None  # 24 facts cannot prove that anything was kept
     assert found.facts["retention"] == "not proved"
     assert "the gate refuses" in found.lines[-1]
+    assert any(re.match(r"Win rate against the base: \d+\.\d % \(95 % interval", line) for line in found.lines)
     assert found.facts["measured"]["win_rate"]["n"] > 0
     assert not Path("loops/unfinished.json").exists()
 

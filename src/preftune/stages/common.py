@@ -36,7 +36,7 @@ from preftune.models.one_base import leave_policy_alone
 from preftune.models.quantised import load_in_4_bits
 from preftune.models.recompute import can_recompute, recompute_layers
 from preftune.parallel import world
-from preftune.progress import Progress
+from preftune.progress import Progress, counted
 from preftune.records import Message, Pair
 from preftune.rollout.rewards.total import resolve_sources
 from preftune.tensors import TokenBatch
@@ -146,7 +146,7 @@ class Room:
 def start(kind: str, config: S, out: Path, names: tuple[str, ...] = ("data", "model")) -> tuple[S, Path, Work | None]:
     """Return (config with resolved paths, the run's folder, the work to do); no work where the same run is there already."""
     world.join()
-    insist_on_rows(config)
+    world.from_main(lambda: insist_on_rows(config))
     config, hashes = world.of_machine(lambda: resolved(config, out, names))
     insist_on_the_same(versions(), hashes)
 
@@ -165,7 +165,7 @@ def insist_on_rows(config: StageConfig) -> None:
     key = "batch_size" if online is None else "prompts_per_step"
     rows = getattr(config, key) // getattr(config, "minibatches", 1)
     if rows < world.size():
-        what = f"an optimiser step has {rows} rows, and there are {world.size()} processes"
+        what = f"an optimiser step has {counted(rows, 'rows')}, and there are {world.size()} processes"
         raise ConfigError(what, f'key "{key}"', f"Give {key}={getattr(config, key) * world.size() // rows} or start fewer processes.")
     if world.size() > 1 and config.adapter is not None and config.adapter.kind in ("qlora", "dora"):
         what = f'"{config.adapter.kind}" works in one process, and there are {world.size()}'
