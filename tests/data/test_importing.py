@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import json
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.processes import READY
 
 from preftune.data import importing
 from preftune.data.formats import Row, SetAside, read
@@ -21,7 +21,6 @@ from preftune.data.store import Store
 from preftune.errors import ConfigError, DataError, PreftuneError
 from preftune.progress import Lines
 
-SPAWN = multiprocessing.get_context("spawn")
 PAIR = {"prompt": "Say hello.", "chosen": "Hello!", "rejected": "What?"}
 ROWS: list[dict[str, object]] = [
     PAIR,
@@ -235,8 +234,8 @@ def _import_slowly(source: str, store: str, started: object) -> None:
 @pytest.mark.slow
 def test_a_kill_in_the_middle_leaves_nothing_half_and_the_next_import_is_whole(tmp_path: Path, source: Path) -> None:
     source.write_text("".join(json.dumps({**PAIR, "prompt": f"{n}"}) + "\n" for n in range(1200)))
-    started = SPAWN.Event()
-    worker = SPAWN.Process(target=_import_slowly, args=(str(source), str(tmp_path / "s.db"), started))
+    started = READY.Event()
+    worker = READY.Process(target=_import_slowly, args=(str(source), str(tmp_path / "s.db"), started))
     worker.start()
     assert started.wait(60)
     worker.kill()

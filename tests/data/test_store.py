@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sqlite3
@@ -18,14 +17,13 @@ from alembic.migration import MigrationContext
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete, text
+from tests.processes import READY
 
 from preftune.data import database, tables
 from preftune.data.database import VERSION_TABLE, engine_for, revisions, upgrade, url_of, writing
 from preftune.data.store import Store
 from preftune.errors import DataError, PreftuneError
 from preftune.records import GOLD, RETEST, Candidate, Demonstration, Judgement, Message, Prompt
-
-SPAWN = multiprocessing.get_context("spawn")
 
 
 def asked(words: str, **fields: str) -> Prompt:
@@ -431,8 +429,8 @@ def _create_and_add(path: str, name: str, ready: object) -> None:
 
 @pytest.mark.slow
 def test_two_processes_at_once_make_one_store_and_lose_nothing(tmp_path: Path) -> None:
-    ready = SPAWN.Barrier(2)
-    workers = [SPAWN.Process(target=_create_and_add, args=(str(tmp_path / "s.db"), name, ready)) for name in ("one", "two")]
+    ready = READY.Barrier(2)
+    workers = [READY.Process(target=_create_and_add, args=(str(tmp_path / "s.db"), name, ready)) for name in ("one", "two")]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -453,8 +451,8 @@ def _add_without_end(path: str, started: object) -> None:
 def test_a_kill_in_the_middle_leaves_nothing_half(tmp_path: Path) -> None:
     with Store.create(tmp_path / "s.db") as store:
         fill(store, 3)
-    started = SPAWN.Event()
-    worker = SPAWN.Process(target=_add_without_end, args=(str(tmp_path / "s.db"), started))
+    started = READY.Event()
+    worker = READY.Process(target=_add_without_end, args=(str(tmp_path / "s.db"), started))
     worker.start()
     assert started.wait(60)
     assert worker.pid

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import re
 import time
 from collections import Counter
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import event, insert, select
+from tests.processes import READY
 
 from preftune.data import tables
 from preftune.data.store import Store
@@ -25,9 +25,6 @@ from preftune.web.settings import LabelSettings
 ASSIGNMENTS, ITEMS = tables.assignments, tables.items
 FIRST = Answer(ranking=[[0], [1]])
 Ask, Rater = Callable[..., Prompt], Callable[..., Person]
-
-
-SPAWN = multiprocessing.get_context("spawn")
 
 
 def _rate_all(store: Store, people: list[Person], settings: LabelSettings, threads: int) -> None:
@@ -118,7 +115,7 @@ def test_processes_share_the_slots_exactly_too(store: Store, rater: Rater, ask: 
     for n in range(30):
         ask(store, f"question {n}", "a", "b")
     assign.fill_items(store, LabelSettings(overlap=2, overlap_share=0))
-    workers = [SPAWN.Process(target=_work_in_a_process, args=(str(store.path), name)) for name in names]
+    workers = [READY.Process(target=_work_in_a_process, args=(str(store.path), name)) for name in names]
     for worker in workers:
         worker.start()
     for worker in workers:
