@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -22,6 +22,9 @@ CHECKS = (GOLD, RETEST)
 UNKNOWN = "unknown"  # the rater where a source names none: it may be many people
 RANKINGS_KEPT = 256  # of which it is known what they say
 SETTLED = "settled:"  # before the name of a rater who decides what others disagreed about
+
+
+R = TypeVar("R", bound="Record")
 
 
 class Record(BaseModel):
@@ -35,6 +38,19 @@ class Record(BaseModel):
         for name in copied.__dict__.keys() - type(self).model_fields.keys():
             del copied.__dict__[name]
         return copied
+
+
+def from_checked(model: type[R], values: dict[str, Any]) -> R:
+    """Return the record with these values, of every field and of what is worked out from them; they are taken as they are.
+
+    For what was checked when it was written: checking a judgement again takes four times as long as all else that reading it does.
+    """
+    record = model.__new__(model)
+    object.__setattr__(record, "__dict__", values)
+    object.__setattr__(record, "__pydantic_fields_set__", set(model.model_fields))
+    object.__setattr__(record, "__pydantic_extra__", None)
+    object.__setattr__(record, "__pydantic_private__", None)
+    return record
 
 
 # Made once: building an encoder takes longer than most contents take to encode.
@@ -230,14 +246,15 @@ def ranked_by(judgement: Judgement) -> list[str]:
 
 def pairs_of(judgement: Judgement) -> list[tuple[str, str]]:
     """Return (better, worse) candidate ids of every strict preference in one judgement; ties give none."""
-    return list(_strict(judgement.ranking))
+    return list(strict_pairs(judgement.ranking))
 
 
 # The raters of a prompt mostly say the same, one after the other, so what the last rankings say is kept.
 
 
 @lru_cache(RANKINGS_KEPT)
-def _strict(tiers: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, str], ...]:
+def strict_pairs(tiers: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, str], ...]:
+    """Return (better, worse) of every strict preference in a ranking."""
     return tuple([(b, w) for i, tier in enumerate(tiers) for b in tier for below in tiers[i + 1 :] for w in below])
 
 
@@ -291,7 +308,7 @@ def majority_pairs(judgements: Iterable[Judgement]) -> list[tuple[str, str, floa
 @lru_cache(RANKINGS_KEPT)
 def _shares(tiers: tuple[tuple[str, ...], ...]) -> tuple[tuple[tuple[str, str], float], ...]:
     """Return what a ranking votes: 1 for (better, worse), a half for each order of two that are tied."""
-    found = dict.fromkeys(_strict(tiers), 1.0)
+    found = dict.fromkeys(strict_pairs(tiers), 1.0)
     for tier in tiers:
         if len(tier) > 1:
             found |= {(a, b): 0.5 for a in tier for b in tier if a != b}

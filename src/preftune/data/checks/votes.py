@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from operator import add
 
-from preftune.records import Judgement, pairs_of, standing
+from preftune.records import Judgement, standing, strict_pairs
 
 
-@dataclass(frozen=True)
+@dataclass
 class Votes:
     """How the raters' words on each two answers of a prompt add up.
 
@@ -38,15 +39,16 @@ def count_votes(judgements: Sequence[Judgement]) -> Votes:
     if len(judgements) == 1 and len(valid[0].ranking) == 2 == sum(map(len, valid[0].ranking)):
         return Votes(judgements=1, compared=1)  # what most prompts of a large set have
     words: dict[tuple[str, str], list[int]] = {}  # of each two in the order of their ids: how many prefer the first, the second
-    for judgement in valid:
-        for better, worse in pairs_of(judgement):
+    for ranking, times in Counter([judgement.ranking for judgement in valid]).items():
+        for better, worse in strict_pairs(ranking):
             if better < worse:
-                words.setdefault((better, worse), [0, 0])[0] += 1
+                words.setdefault((better, worse), [0, 0])[0] += times
             else:
-                words.setdefault((worse, better), [0, 0])[1] += 1
-        for tier in judgement.ranking:
-            for two in combinations(sorted(tier), 2):
-                words.setdefault(two, [0, 0])
+                words.setdefault((worse, better), [0, 0])[1] += times
+        for tier in ranking:
+            if len(tier) > 1:
+                for two in combinations(sorted(tier), 2):
+                    words.setdefault(two, [0, 0])
     counts = [*words.values()]
     split = [(a, b) for a, b in counts if a and b]
     return Votes(
