@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -22,9 +22,6 @@ CHECKS = (GOLD, RETEST)
 UNKNOWN = "unknown"  # the rater where a source names none: it may be many people
 RANKINGS_KEPT = 256  # of which it is known what they say
 SETTLED = "settled:"  # before the name of a rater who decides what others disagreed about
-
-
-R = TypeVar("R", bound="Record")
 
 
 class Record(BaseModel):
@@ -38,19 +35,6 @@ class Record(BaseModel):
         for name in copied.__dict__.keys() - type(self).model_fields.keys():
             del copied.__dict__[name]
         return copied
-
-
-def from_checked(model: type[R], values: dict[str, Any]) -> R:
-    """Return the record with these values, of every field and of what is worked out from them; they are taken as they are.
-
-    For what was checked when it was written: to check it again takes most of the time of reading it.
-    """
-    record = model.__new__(model)
-    object.__setattr__(record, "__dict__", values)
-    object.__setattr__(record, "__pydantic_fields_set__", set(model.__pydantic_fields__))  # `model_fields` takes as long as all the rest
-    object.__setattr__(record, "__pydantic_extra__", None)
-    object.__setattr__(record, "__pydantic_private__", None)
-    return record
 
 
 # Made once: building an encoder takes longer than most contents take to encode.

@@ -36,7 +36,7 @@ from preftune.data.database import (
     writing,
 )
 from preftune.errors import DataError
-from preftune.records import CHECKS, Candidate, Demonstration, Judgement, Message, Pair, Prompt, from_checked, pairs_of, standing
+from preftune.records import CHECKS, Candidate, Demonstration, Judgement, Pair, Prompt, pairs_of, standing
 
 CHUNK = 500  # records a statement
 STREAMED = 5_000  # rows of a large answer in memory at a time
@@ -473,26 +473,26 @@ def _judgement_columns(judgements: Sequence[Judgement]) -> dict[str, list[Any]]:
 
 def prompt_from_row(row: Row[Any]) -> Prompt:
     """Return the prompt that a row of its table holds."""
-    messages = tuple([from_checked(Message, message) for message in row.messages])
-    return from_checked(Prompt, {"messages": messages, "kind": row.kind, "check": row.check_code, "id": row.id})
+    prompt = Prompt.model_validate({"messages": row.messages, "kind": row.kind, "check": row.check_code})
+    prompt.__dict__["id"] = row.id  # the hash of what never changes, so that it need not be worked out again
+    return prompt
 
 
 def candidate_from_row(row: Row[Any]) -> Candidate:
     """Return the candidate that a row of its table holds."""
-    known = {"prompt_id": row.prompt_id, "text": row.text, "source": row.source, "sampling": row.sampling, "id": row.id}
-    return from_checked(Candidate, known)
+    candidate = Candidate(prompt_id=row.prompt_id, text=row.text, source=row.source, sampling=row.sampling)
+    candidate.__dict__["id"] = row.id
+    return candidate
 
 
 def judgement_from_row(row: Row[Any]) -> Judgement:
     """Return the judgement that a row of its table holds."""
     fields = dict(zip(JUDGEMENT_COLUMNS, row, strict=True))
     del fields["number"]
-    fields["ranking"] = tuple(map(tuple, fields["ranking"]))
-    fields["presentation"] = tuple(fields["presentation"])
-    if fields["acceptable"] is not None:
-        fields["acceptable"] = tuple(fields["acceptable"])
-    fields["created"] = _utc(fields["created"])
-    return from_checked(Judgement, fields)
+    name, fields["created"] = fields.pop("id"), _utc(fields["created"])
+    judgement = Judgement.model_validate(fields)
+    judgement.__dict__["id"] = name
+    return judgement
 
 
 def _demonstration(row: Row[Any]) -> Demonstration:
