@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -20,7 +20,6 @@ GOLD = "gold"  # picked_by of a judgement on an item whose answer is known: it t
 RETEST = "retest"  # picked_by of a rater's second judgement of an item, asked to see whether it is the same: no second vote
 CHECKS = (GOLD, RETEST)
 UNKNOWN = "unknown"  # the rater where a source names none: it may be many people
-RANKINGS_KEPT = 256  # of which it is known what they say
 SETTLED = "settled:"  # before the name of a rater who decides what others disagreed about
 
 
@@ -230,16 +229,8 @@ def ranked_by(judgement: Judgement) -> list[str]:
 
 def pairs_of(judgement: Judgement) -> list[tuple[str, str]]:
     """Return (better, worse) candidate ids of every strict preference in one judgement; ties give none."""
-    return list(strict_pairs(judgement.ranking))
-
-
-# The raters of a prompt mostly say the same, one after the other, so what the last rankings say is kept.
-
-
-@lru_cache(RANKINGS_KEPT)
-def strict_pairs(tiers: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, str], ...]:
-    """Return (better, worse) of every strict preference in a ranking."""
-    return tuple([(b, w) for i, tier in enumerate(tiers) for b in tier for below in tiers[i + 1 :] for w in below])
+    tiers = judgement.ranking
+    return [(b, w) for i, tier in enumerate(tiers) for b in tier for below in tiers[i + 1 :] for w in below]
 
 
 def standing(judgements: Iterable[Judgement]) -> list[Judgement]:
@@ -261,16 +252,16 @@ def votes_of(judgements: Iterable[Judgement], weights: Mapping[str, float] | Non
     who counts 0 says nothing). Where a settling judgement compares two candidates, all others on these two are left out.
     """
     valid = standing(judgements)
-    decided = {frozenset(two) for j in valid if is_settled(j) for two, _ in _shares(j.ranking)}
+    decided = {frozenset(two) for j in valid if is_settled(j) for two in _compared(j)}
     votes: dict[tuple[str, str], float] = {}
     for judgement in valid:
         weight = 1.0 if weights is None else weights.get(judgement.rater, 1.0)
         if weight == 0:
             continue
-        for two, share in _shares(judgement.ranking):
-            if decided and not is_settled(judgement) and frozenset(two) in decided:
+        for (a, b), share in _compared(judgement).items():
+            if decided and not is_settled(judgement) and frozenset((a, b)) in decided:
                 continue
-            votes[two] = votes.get(two, 0.0) + weight * share
+            votes[a, b] = votes.get((a, b), 0.0) + weight * share
     return votes
 
 
@@ -289,11 +280,10 @@ def majority_pairs(judgements: Iterable[Judgement]) -> list[tuple[str, str, floa
     return result
 
 
-@lru_cache(RANKINGS_KEPT)
-def _shares(tiers: tuple[tuple[str, ...], ...]) -> tuple[tuple[tuple[str, str], float], ...]:
-    """Return what a ranking votes: 1 for (better, worse), a half for each order of two that are tied."""
-    found = dict.fromkeys(strict_pairs(tiers), 1.0)
-    for tier in tiers:
+def _compared(judgement: Judgement) -> dict[tuple[str, str], float]:
+    """Return what one judgement votes: 1 for (better, worse), a half for each order of two that are tied."""
+    found = dict.fromkeys(pairs_of(judgement), 1.0)
+    for tier in judgement.ranking:
         if len(tier) > 1:
             found |= {(a, b): 0.5 for a in tier for b in tier if a != b}
-    return tuple(found.items())
+    return found

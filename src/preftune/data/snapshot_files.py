@@ -106,30 +106,27 @@ class PartsWriter:
 
 
 class _Part:
-    """One part in the making: the records waiting for their row group, and the open shard."""
+    """One part in the making: rows waiting for their row group, by column, and the open shard."""
 
     def __init__(self, folder: Path, name: str, schema: pa.Schema, files: dict[str, int]) -> None:
         self._folder, self._name, self._schema, self._files = folder, name, schema, files
         self._texts = [column for column in ("chosen", "rejected", "completion", "check") if column in schema.names]
-        self._has_completions = "completions" in schema.names
-        self._waiting: list[dict[str, Any]] = []  # the fields of each record
-        self._waiting_messages: list[tuple[tuple[str, str], ...]] = []  # and its messages, as Arrow takes them
-        self._waiting_bytes = self._shard_bytes = self._shards = 0
+        self._columns: dict[str, list[Any]] = {column: [] for column in schema.names}
+        self._waiting = self._waiting_bytes = self._shard_bytes = self._shards = 0
         self._messages: tuple[tuple[Message, ...], tuple[tuple[str, str], ...], int] | None = None
         self._writer: pq.ParquetWriter | None = None
 
     def add(self, record: Record) -> None:
         values = record.__dict__
+        for name, column in self._columns.items():
+            column.append(values[name])
         messages, size = self._plain(values["messages"])
-        self._waiting.append(values)
-        self._waiting_messages.append(messages)
+        self._columns["messages"][-1] = messages
+        self._waiting += 1
         # About, in characters: what is long in a record are its texts.
-        for name in self._texts:
-            size += len(values[name])
-        if self._has_completions:
-            size += sum(map(len, values["completions"]))
-        self._waiting_bytes += 8 + size
-        if len(self._waiting) >= GROUP_ROWS or self._waiting_bytes >= GROUP_BYTES:
+        texts = sum([len(values[name]) for name in self._texts]) + sum(map(len, values.get("completions", ())))
+        self._waiting_bytes += 8 + size + texts
+        if self._waiting >= GROUP_ROWS or self._waiting_bytes >= GROUP_BYTES:
             self._flush()
 
     def _plain(self, messages: tuple[Message, ...]) -> tuple[tuple[tuple[str, str], ...], int]:
@@ -157,15 +154,13 @@ class _Part:
                 self._writer = pq.ParquetWriter(self._path, self._schema, compression="zstd", write_statistics=False)
         with disk_errors(self._path):
             if self._waiting:
-                columns = {name: [values[name] for values in self._waiting] for name in self._schema.names}
-                columns["messages"] = self._waiting_messages
-                arrays = [pa.array(columns[field.name], field.type) for field in self._schema]
+                arrays = [pa.array(self._columns[field.name], field.type) for field in self._schema]
                 self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
-        self._files[self._path.name] += len(self._waiting)
+        self._files[self._path.name] += self._waiting
         self._shard_bytes += self._waiting_bytes
-        self._waiting_bytes = 0
-        self._waiting.clear()
-        self._waiting_messages.clear()
+        self._waiting = self._waiting_bytes = 0
+        for column in self._columns.values():
+            column.clear()
         if self._files[self._path.name] >= SHARD_ROWS or self._shard_bytes >= SHARD_BYTES:
             self._close_shard()
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from operator import add
 
-from preftune.records import Judgement, standing, strict_pairs
+from preftune.records import Judgement, pairs_of, standing
 
 
-@dataclass
+@dataclass(frozen=True)
 class Votes:
     """How the raters' words on each two answers of a prompt add up.
 
@@ -39,25 +39,23 @@ def count_votes(judgements: Sequence[Judgement]) -> Votes:
     if len(judgements) == 1 and len(valid[0].ranking) == 2 == sum(map(len, valid[0].ranking)):
         return Votes(judgements=1, compared=1)  # what most prompts of a large set have
     words: dict[tuple[str, str], list[int]] = {}  # of each two in the order of their ids: how many prefer the first, the second
-    for ranking, times in Counter([judgement.ranking for judgement in valid]).items():
-        for better, worse in strict_pairs(ranking):
+    for judgement in valid:
+        for better, worse in pairs_of(judgement):
             if better < worse:
-                words.setdefault((better, worse), [0, 0])[0] += times
+                words.setdefault((better, worse), [0, 0])[0] += 1
             else:
-                words.setdefault((worse, better), [0, 0])[1] += times
-        for tier in ranking:
-            if len(tier) > 1:
-                for two in combinations(sorted(tier), 2):
-                    words.setdefault(two, [0, 0])
-    counts = [*words.values()]
-    split = [(a, b) for a, b in counts if a and b]
+                words.setdefault((worse, better), [0, 0])[1] += 1
+        for tier in judgement.ranking:
+            for two in combinations(sorted(tier), 2):
+                words.setdefault(two, [0, 0])
+    for_each = words.values()
     return Votes(
         judgements=len(judgements),
         superseded=len(judgements) - len(valid),
-        compared=len(counts),
-        ties=counts.count([0, 0]),
-        even_splits=sum(a == b for a, b in split),
-        contradictions=len(split),
-        word_pairs=sum([(a + b) * (a + b - 1) // 2 for a, b in counts]),
-        agreeing=sum([(a * (a - 1) + b * (b - 1)) // 2 for a, b in counts]),
+        compared=len(words),
+        ties=sum(a == b == 0 for a, b in for_each),
+        even_splits=sum(a == b > 0 for a, b in for_each),
+        contradictions=sum(a > 0 and b > 0 for a, b in for_each),
+        word_pairs=sum(math.comb(a + b, 2) for a, b in for_each),
+        agreeing=sum(math.comb(a, 2) + math.comb(b, 2) for a, b in for_each),
     )
