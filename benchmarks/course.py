@@ -33,7 +33,7 @@ import torch
 import yaml
 from _compare import ROOT
 from _work import make_model
-from scale import LOSS
+from scale import LOSS, apart
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from preftune import sample
@@ -155,16 +155,11 @@ def launch(folder: Path, processes: int, commands: list[tuple[list[str], int]], 
     return runs
 
 
-def apart(one: Path, other: Path, name: str, *, share: bool = False) -> float:
-    """Return by how much a logged number of two runs differs at the most. share: of the number itself."""
-    rows = zip(read_metrics(one), read_metrics(other), strict=True)
-    return max(abs(a[name] - b[name]) / (abs(a[name]) if share else 1) for a, b in rows)
-
-
-def steps_alike(one: Path, other: Path, name: str) -> int:
-    """Return after how many steps two runs' losses differ by more than the bar."""
-    rows = list(zip(read_metrics(one), read_metrics(other), strict=True))
-    return next((number for number, (a, b) in enumerate(rows) if abs(a[name] - b[name]) > BARS["max_loss_diff"]), len(rows))
+def beside_one(one: list[dict[str, float]], other: list[dict[str, float]], loss: str) -> list[float]:
+    """Return by how much two runs' losses, norms, and norms as a share differ, and after how many steps the losses leave their bar."""
+    pairs = list(zip(one, other, strict=True))
+    alike = next((number for number, (a, b) in enumerate(pairs) if abs(a[loss] - b[loss]) > BARS["max_loss_diff"]), len(pairs))
+    return [apart(one, other, loss), apart(one, other, "grad_norm"), apart(one, other, "grad_norm", share=True), alike]
 
 
 def same_bits(one: Path, other: Path) -> bool:
@@ -198,27 +193,24 @@ def main() -> None:
         runs: dict[Any, list[Path]] = {count: launch(folder, count, stopped[count] + all_stages(count), more) for count in (1, 2, 4)}
         for first, then in WAYS:
             runs[first, then] = launch(folder, then, [broken(first, then, 0)], more)
+        logged = {key: [read_metrics(run) for run in found] for key, found in runs.items()}
         stages = {
-            f"{stage} in {count}": [
-                apart(runs[1][place], runs[count][place], LOSS.get(stage, "loss/train")),
-                apart(runs[1][place], runs[count][place], "grad_norm"),
-                apart(runs[1][place], runs[count][place], "grad_norm", share=True),
-                steps_alike(runs[1][place], runs[count][place], LOSS.get(stage, "loss/train")),
-            ]
+            f"{stage} in {count}": beside_one(one, other, LOSS.get(stage, "loss/train"))
             for count in (2, 4)
-            for place, stage in enumerate(STAGES)
+            for stage, one, other in zip(STAGES, logged[1], logged[count], strict=True)
         }
         dpo = STAGES.index("dpo")
+        resumed = {f"{a} to {b}": apart(logged[a][dpo], logged[a, b][0], "loss/train") for a, b in WAYS}
         result = {
             "benchmark": "course",
             "max_loss_diff": max(loss for loss, *_ in stages.values()),
             "max_grad_norm_diff": max(norm for _, norm, *_ in stages.values()),
             "max_grad_norm_share": max(share for _, _, share, _ in stages.values()),
-            "resumed_loss_diff": max(apart(runs[first][dpo], runs[first, then][0], "loss/train") for first, then in WAYS),
+            "resumed_loss_diff": max(resumed.values()),
             "same_bits": same_bits(runs[2][dpo], runs[2, 2][0]),
             "stages": {name: [float(f"{value:.2g}") for value in found] for name, found in stages.items()},
-            "resumed": {f"{a} to {b}": apart(runs[a][dpo], runs[a, b][0], "loss/train") for a, b in WAYS},
-            "steps": len(read_metrics(runs[1][dpo])),
+            "resumed": resumed,
+            "steps": len(logged[1][dpo]),
             "torch": torch.__version__,
             "bars": BARS,
         }

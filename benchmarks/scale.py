@@ -147,13 +147,14 @@ def train(stage: str, settings: dict[str, Any], folder: Path, processes: int) ->
     }
 
 
+def apart(one: list[dict[str, float]], other: list[dict[str, float]], name: str, *, share: bool = False) -> float:
+    """Return by how much a logged number of two runs differs at the most. share: of the number itself."""
+    return max(abs(a[name] - b[name]) / (abs(a[name]) if share else 1) for a, b in zip(one, other, strict=True))
+
+
 def compare(stage: str, one: dict[str, Any], many: dict[str, Any]) -> dict[str, Any]:
     """Return what is told of N processes beside one."""
-    loss = LOSS.get(stage, "loss/train")
-
-    def apart(name: str, *, share: bool = False) -> float:
-        return max(abs(a[name] - b[name]) / (abs(a[name]) if share else 1) for a, b in zip(one["rows"], many["rows"], strict=True))
-
+    loss, rows = LOSS.get(stage, "loss/train"), (one["rows"], many["rows"])
     ratio = one["seconds"] / many["seconds"]
     own = [found["peak_memory_gib"] - LIBRARIES_GIB for found in (many, one)]
     return {
@@ -168,9 +169,9 @@ def compare(stage: str, one: dict[str, Any], many: dict[str, Any]) -> dict[str, 
         "peer_peak_memory_gib": round(one["peak_memory_gib"], 2),
         "pss_gib": round(many["pss_gib"], 2),
         "peer_pss_gib": round(one["pss_gib"], 2),
-        "max_loss_diff": round(apart(loss), 7),
-        "max_grad_norm_diff": round(apart("grad_norm"), 7),
-        "max_grad_norm_share": float(f"{apart('grad_norm', share=True):.2g}"),
+        "max_loss_diff": round(apart(*rows, loss), 7),
+        "max_grad_norm_diff": round(apart(*rows, "grad_norm"), 7),
+        "max_grad_norm_share": float(f"{apart(*rows, 'grad_norm', share=True):.2g}"),
         "steps": len(one["rows"]),
     }
 
@@ -184,8 +185,7 @@ def faults(stage: str, settings: dict[str, Any], folder: Path, processes: int, u
         raise SystemExit(f"killed: {ended.returncode}; restarted: {again.returncode}\n{again.stderr[-3000:]}")
     rows = read_metrics(Path(json.loads(again.stdout)["path"]))
     loss = LOSS.get(stage, "loss/train")
-    apart = max(abs(a[loss] - b[loss]) for a, b in zip(undisturbed["rows"], rows, strict=True))
-    return {"ended_after_s": round(seconds, 1), "restarted_loss_diff": round(apart, 7)}
+    return {"ended_after_s": round(seconds, 1), "restarted_loss_diff": round(apart(undisturbed["rows"], rows, loss), 7)}
 
 
 def main() -> None:
