@@ -93,7 +93,7 @@ def _told_by(store: str) -> dict[str, list[str]]:
         return {"The store": [str(error)]}
     told = {"The store": [", ".join(f"{count:,} {name}" for name, count in counts.items())]}
     if last is not None:
-        told["The store"].append(f"{raters:,} rater{'s' if raters > 1 else ''}; last word of {last:%Y-%m-%d}")
+        told["The store"].append(f"{counted(raters, 'raters')}; last word of {last:%Y-%m-%d}")
         told["Where judgements come from"] = [f"{picked}: {count:,}" for picked, count in picked_by]
     if blind:
         told["What people said, blind"] = blind

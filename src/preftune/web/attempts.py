@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Connection, delete, select, text
 
 from preftune.data import tables
+from preftune.progress import counted
 from preftune.web.persons import AuthError
 
 # kind → (attempts, in so much time). An address may be a whole office behind one router, hence its larger numbers.
@@ -60,5 +61,5 @@ def forget(connection: Connection, name: str) -> None:
 
 def _spoken(seconds: int) -> str:
     if seconds < 90:
-        return f"{seconds} second{'s' if seconds != 1 else ''}"
+        return counted(seconds, "seconds")
     return f"{round(seconds / 60)} minutes"

@@ -22,6 +22,7 @@ from sqlalchemy import func, select
 from preftune.data import tables
 from preftune.data.store import Store
 from preftune.errors import ConfigError, PreftuneError
+from preftune.progress import counted
 from preftune.web import auth
 from preftune.web.app import create_app
 from preftune.web.choosing import secret
@@ -64,7 +65,7 @@ def label(
         record_protocol(opened, settings)
         made = fill_items(opened, settings)
         if made:
-            say(f"{made:,} new item{'s' if made > 1 else ''} to judge.")
+            say(f"{counted(made, 'new items')} to judge.")
         with opened.writer() as writer:
             key = bytes.fromhex(secret(writer.connection, "forms"))
         config = uvicorn.Config(
